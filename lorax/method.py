@@ -1,0 +1,98 @@
+"""What a transfer method is: a rule that turns one pair of sites into the two operators of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lorax.adapter import Site, SiteShape
+from lorax.operators import Operator
+
+Setting = float | int | str | bool
+Needs = Literal["shapes", "weights", "activations"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteStatistics:
+    """Sums over a probe that both bases were run on, at one pair of sites; float64.
+
+    input_gram (in_t, in_t) = X_t^T X_t and input_cross (in_t, in_s) = X_t^T X_s over the inputs of the site's module;
+    output_gram (out_t, out_t) and output_cross (out_t, out_s) the same over gradients of the model's output with
+    respect to the module's output. Convolutions are summed over pixels, per channel.
+    """
+
+    input_gram: Tensor
+    input_cross: Tensor
+    output_gram: Tensor
+    output_cross: Tensor
+
+    def plus(self, other: SiteStatistics) -> SiteStatistics:
+        """Returns the sums over both probes."""
+        return SiteStatistics(
+            self.input_gram + other.input_gram,
+            self.input_cross + other.input_cross,
+            self.output_gram + other.output_gram,
+            self.output_cross + other.output_cross,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SiteInputs:
+    """All that a method may look at for one pair of sites. Weights load when asked for, one at a time."""
+
+    target: Site
+    source: Site
+    target_shape: SiteShape
+    source_shape: SiteShape
+    target_weight: Callable[[], Tensor]
+    source_weight: Callable[[], Tensor]
+    statistics: SiteStatistics | None
+    generator: torch.Generator
+
+    @property
+    def same_shape(self) -> bool:
+        """True where an update of the source fits the target as it is."""
+        return self.target_shape == self.source_shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """One summand O·update·I at a target site: `output` acts on up's rows, `input` on down's columns.
+
+    With `per_channel` the input operator acts on input channels and leaves a convolution's kernel taps alone; otherwise
+    on all in·kh·kw columns. `figures` are what the method measured while it compiled (kept energy, fit and so on).
+    """
+
+    output: Operator
+    input: Operator
+    per_channel: bool = False
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NoTerm:
+    """Says why a target site gets no update."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way of carrying updates over a base pair.
+
+    `version` belongs to the plan key: raise it whenever the operators that come out change. `settings` holds every
+    setting with its default; `compile_site` gets them merged with the user's.
+    """
+
+    name: str
+    summary: str
+    reference: str
+    needs: Needs
+    compile_site: Callable[[SiteInputs, Mapping[str, Setting]], Term | NoTerm]
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    version: int = 1
+    is_control: bool = False

@@ -1,0 +1,119 @@
+"""The linear maps a plan is made of: what carries one factor of an update to the target base.
+
+An operator takes columns of length `source` to columns of length `target`. A plan applies one to the rows of `up`
+and, transposed into columns, one to `down`; so `up' = O·up` and `down' = down·I` never form `up·down`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Operator(Protocol):
+    """A linear map from (source, n) to (target, n), float32."""
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns the map of `columns`, shape (source, n) -> (target, n)."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns what has to be stored to rebuild the operator, by part name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Leaves columns as they are."""
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns `columns` itself."""
+        return columns
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns nothing: an identity has no parts."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dense:
+    """A full matrix, shape (target, source)."""
+
+    matrix: Tensor
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns `matrix @ columns`."""
+        return self.matrix @ columns
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the matrix."""
+        return {"matrix": self.matrix}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factored:
+    """A product of two thin matrices: left (target, rank), right (rank, source)."""
+
+    left: Tensor
+    right: Tensor
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns `left @ (right @ columns)`, in that order: rank is small."""
+        return self.left @ (self.right @ columns)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns both factors."""
+        return {"left": self.left, "right": self.right}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SignedPermutation:
+    """Moves row `order[i]` to row i and multiplies it by `sign[i]`; keeps every norm and spectrum."""
+
+    order: Tensor
+    sign: Tensor
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns the shuffled rows."""
+        return columns[self.order.long()] * self.sign.to(columns.dtype)[:, None]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns order (int32) and sign (float32)."""
+        return {"order": self.order, "sign": self.sign}
+
+
+_KINDS: dict[str, Callable[..., Operator]] = {
+    "identity": Identity,
+    "dense": Dense,
+    "factored": Factored,
+    "signed-permutation": SignedPermutation,
+}
+
+
+def kind_of(operator: Operator) -> str:
+    """Returns the name under which a plan file stores this operator's class."""
+    return next(name for name, kind in _KINDS.items() if kind is type(operator))
+
+
+def rebuild(kind: str, parts: Mapping[str, Tensor]) -> Operator:
+    """Makes the operator that `kind_of` and `tensors` describe; raises KeyError for an unknown kind."""
+    return _KINDS[kind](**parts)
+
+
+def cheaper(left: Tensor, right: Tensor) -> Operator:
+    """Returns the product left·right as the operator with the fewest multiplications per column."""
+    factored_cost = left.numel() + right.numel()
+    if factored_cost < left.shape[0] * right.shape[1]:
+        return Factored(left.contiguous(), right.contiguous())
+    return Dense((left @ right).contiguous())
+
+
+def random_signed_permutation(size: int, generator: torch.Generator) -> SignedPermutation:
+    """Draws a signed permutation of `size` rows, uniformly."""
+    order = torch.randperm(size, generator=generator).to(torch.int32)
+    sign = torch.randint(0, 2, (size,), generator=generator).to(torch.float32) * 2 - 1
+    return SignedPermutation(order, sign)

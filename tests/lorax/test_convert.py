@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lorax.adapter import LowRank, Site
+from lorax.convert import Conversion, conversion_id, convert_adapters, norm_shares
+from lorax.errors import Unsupported
+from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
+from tests.stand_ins.tiny_bases import make_adapter
+
+
+def test_a_batch_gives_what_one_at_a_time_gives(lineage: Pair) -> None:  # noqa: F811
+    plan = lineage.plan("calibrated")
+    base = lineage.source.base
+    adapters = [
+        make_adapter(base, seed=1, rank=2),
+        make_adapter(base, seed=2, rank=5, match="conv"),
+        make_adapter(base, seed=3, rank=1, match=""),
+    ]
+
+    together = convert_adapters(plan, adapters, target=lineage.target.base)
+
+    for adapter, found in zip(adapters, together, strict=True):
+        (alone,) = convert_adapters(plan, [adapter], target=lineage.target.base)
+        assert isinstance(found, Conversion)
+        assert isinstance(alone, Conversion)
+        assert set(found.adapter.updates) == set(adapter.updates)
+        for site, update in alone.adapter.updates.items():
+            assert torch.allclose(update.dense(), found.adapter.updates[site].dense(), atol=1e-6)
+
+
+def test_copy_reports_every_site_kept_whole(lineage: Pair) -> None:  # noqa: F811
+    adapter = make_adapter(lineage.source.base)
+
+    (found,) = convert_adapters(lineage.plan("copy"), [adapter], target=lineage.target.base)
+
+    assert isinstance(found, Conversion)
+    assert found.sites_mapped == len(adapter.updates)
+    assert all(report.kept_norm == pytest.approx(1.0) for report in found.sites)
+    shares = norm_shares(adapter, found)
+    assert (shares.kept, shares.dropped) == (pytest.approx(1.0), 0.0)
+
+
+def test_a_projection_never_makes_an_update_longer(lineage: Pair) -> None:  # noqa: F811
+    adapter = make_adapter(lineage.source.base, match="")
+
+    (found,) = convert_adapters(lineage.plan("lora-x", {"energy": 0.5}), [adapter], target=lineage.target.base)
+
+    assert isinstance(found, Conversion)
+    assert all(report.kept_norm <= 1 + 1e-5 for report in found.sites)
+    assert min(report.kept_norm for report in found.sites) < 0.9
+
+
+def test_a_site_that_the_target_lacks_is_reported_with_the_norm_that_is_lost(lineage: Pair) -> None:  # noqa: F811
+    adapter = make_adapter(lineage.source.base)
+    homeless = Site("unet", "a_block_that_was_removed.attn1.to_q")
+    extra = LowRank(torch.ones(4, 1), torch.ones(1, 4), scale=100.0)
+    adapter = replace(adapter, updates={**adapter.updates, homeless: extra})
+
+    (found,) = convert_adapters(lineage.plan("copy"), [adapter], target=lineage.target.base)
+
+    assert isinstance(found, Conversion)
+    (report,) = [report for report in found.sites if report.target is None]
+    assert (report.site, report.reason, report.kept_norm) == (str(homeless), "no-target-site", 0.0)
+    assert norm_shares(adapter, found).dropped == pytest.approx(1.0, abs=0.01)
+
+
+def test_an_adapter_without_a_common_site_is_refused_and_costs_the_others_nothing(lineage: Pair) -> None:  # noqa: F811
+    good = make_adapter(lineage.source.base)
+    lost = replace(good, updates={Site("unet", "elsewhere"): LowRank(torch.ones(4, 1), torch.ones(1, 4), scale=1.0)})
+
+    refused, kept = convert_adapters(lineage.plan("copy"), [lost, good], target=lineage.target.base)
+
+    assert isinstance(refused, Unsupported)
+    assert refused.reason == "no-common-site"
+    assert isinstance(kept, Conversion)
+
+
+def test_the_zero_control_is_an_empty_adapter(lineage: Pair) -> None:  # noqa: F811
+    adapter = make_adapter(lineage.source.base)
+
+    (found,) = convert_adapters(lineage.plan("zero"), [adapter], target=lineage.target.base)
+
+    assert isinstance(found, Conversion)
+    assert not found.adapter.updates
+
+
+def test_the_random_control_keeps_the_spectrum_and_loses_the_direction(lineage: Pair) -> None:  # noqa: F811
+    adapter = make_adapter(lineage.source.base, match="")
+
+    (found,) = convert_adapters(lineage.plan("random"), [adapter], target=lineage.target.base)
+
+    assert isinstance(found, Conversion)
+    for site, update in adapter.updates.items():
+        was, now = update.dense().flatten(1), found.adapter.updates[site].dense().flatten(1)
+        assert torch.allclose(torch.linalg.svdvals(was)[:2], torch.linalg.svdvals(now)[:2], atol=1e-4)
+    moved = [
+        torch.cosine_similarity(update.dense().flatten(), found.adapter.updates[site].dense().flatten(), dim=0)
+        for site, update in adapter.updates.items()
+    ]
+    assert abs(float(torch.stack(moved).mean())) < 0.1
+
+
+def test_the_conversion_id_tells_apart_all_that_decides_the_bytes(lineage: Pair) -> None:  # noqa: F811
+    plan, target = lineage.plan("copy"), lineage.target.base
+    usual = {"plan": plan, "target": target, "dialect": "kohya", "dtype": "float16"}
+    ids = {
+        conversion_id("a" * 64, **usual),
+        conversion_id("b" * 64, **usual),
+        conversion_id("a" * 64, **{**usual, "plan": lineage.plan("zero")}),
+        conversion_id("a" * 64, **{**usual, "target": lineage.source.base}),
+        conversion_id("a" * 64, **{**usual, "dialect": "peft"}),
+        conversion_id("a" * 64, **{**usual, "dtype": "bfloat16"}),
+    }
+
+    assert len(ids) == 6
+    assert conversion_id("a" * 64, **usual) in ids

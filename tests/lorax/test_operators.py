@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lorax.operators import (
+    Dense,
+    Factored,
+    Identity,
+    Operator,
+    cheaper,
+    kind_of,
+    random_signed_permutation,
+    rebuild,
+)
+
+
+def _examples() -> list[Operator]:
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(6, 2, generator=generator), torch.randn(2, 6, generator=generator)
+    return [Identity(), Dense(left @ right), Factored(left, right), random_signed_permutation(6, generator)]
+
+
+@pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
+def test_an_operator_is_linear_and_survives_being_stored(operator: Operator) -> None:
+    matrix = operator.apply(torch.eye(6))
+    columns = torch.randn(6, 3, generator=torch.Generator().manual_seed(1))
+
+    again = rebuild(kind_of(operator), operator.tensors())
+
+    assert torch.allclose(operator.apply(columns), matrix @ columns, atol=1e-5)
+    assert torch.equal(again.apply(columns), operator.apply(columns))
+
+
+@given(st.integers(1, 40), st.integers(0, 1000))
+def test_a_signed_permutation_keeps_every_singular_value(size: int, seed: int) -> None:
+    operator = random_signed_permutation(size, torch.Generator().manual_seed(seed))
+
+    matrix = operator.apply(torch.eye(size))
+
+    assert torch.equal(matrix @ matrix.T, torch.eye(size))
+
+
+def test_the_same_seed_draws_the_same_permutation() -> None:
+    first, second = (random_signed_permutation(32, torch.Generator().manual_seed(3)) for _ in range(2))
+
+    assert torch.equal(first.order, second.order)
+    assert torch.equal(first.sign, second.sign)
+
+
+@pytest.mark.parametrize("rank, kind", [(2, Factored), (7, Dense)])
+def test_a_product_is_kept_in_the_form_that_costs_less(rank: int, kind: type[Operator]) -> None:
+    left, right = torch.randn(8, rank), torch.randn(rank, 8)
+
+    chosen = cheaper(left, right)
+
+    assert type(chosen) is kind
+    assert torch.allclose(_matrix(chosen), left @ right, atol=1e-5)
+
+
+def _matrix(operator: Operator) -> Tensor:
+    return operator.apply(torch.eye(8))

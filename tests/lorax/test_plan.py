@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lorax.errors import Stop
+from lorax.plan import load_plan, plan_key
+from lorax.weight_file import sha256_file
+from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
+
+
+@pytest.mark.parametrize("method", ["copy", "lora-x", "calibrated", "random", "zero"])
+def test_a_plan_read_back_equals_the_plan_saved(method: str, lineage: Pair, tmp_path: Path) -> None:  # noqa: F811
+    plan = lineage.plan(method)
+
+    again = load_plan(plan.save(tmp_path))
+
+    assert (again.key, again.method, dict(again.settings)) == (plan.key, plan.method, dict(plan.settings))
+    assert (again.source_fingerprint, again.target_fingerprint) == (plan.source_fingerprint, plan.target_fingerprint)
+    for was, now in zip(plan.sites, again.sites, strict=True):
+        assert (was.target, was.source, was.reason) == (now.target, now.source, now.reason)
+        assert (was.term is None) == (now.term is None)
+        if was.term is not None and now.term is not None:
+            size = lineage.target.base.sites[was.target].out_features
+            assert torch.equal(was.term.output.apply(torch.eye(size)), now.term.output.apply(torch.eye(size)))
+            assert was.term.per_channel == now.term.per_channel
+
+
+def test_a_plan_is_named_by_its_own_hash(lineage: Pair, tmp_path: Path) -> None:  # noqa: F811
+    path = lineage.plan("copy").save(tmp_path)
+
+    assert path.stem == sha256_file(path) == load_plan(path).plan_id
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_plan_that_is_not_what_its_name_says_is_refused(lineage: Pair, tmp_path: Path) -> None:  # noqa: F811
+    path = lineage.plan("lora-x").save(tmp_path)
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+
+    with pytest.raises(Stop, match="named by its hash"):
+        load_plan(path)
+
+
+def test_the_key_tells_apart_all_that_decides_a_plan(lineage: Pair) -> None:  # noqa: F811
+    source, target = lineage.source.base, lineage.target.base
+    keys = [
+        plan_key(source, target, method="copy", settings={}, probe_id=""),
+        plan_key(target, source, method="copy", settings={}, probe_id=""),
+        plan_key(source, target, method="lora-x", settings={}, probe_id=""),
+        plan_key(source, target, method="lora-x", settings={"energy": 0.9}, probe_id=""),
+        plan_key(source, target, method="calibrated", settings={}, probe_id="one"),
+        plan_key(source, target, method="calibrated", settings={}, probe_id="two"),
+    ]
+
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_default_written_out_and_a_probe_that_a_method_ignores_change_no_key(lineage: Pair) -> None:  # noqa: F811
+    source, target = lineage.source.base, lineage.target.base
+    plain = plan_key(source, target, method="lora-x", settings={}, probe_id="")
+
+    assert plain == plan_key(source, target, method="lora-x", settings={"energy": 0.99}, probe_id="another")
+
+
+def test_an_unknown_method_or_setting_is_named_beside_the_known_ones(lineage: Pair) -> None:  # noqa: F811
+    with pytest.raises(Stop, match=r"'copi'.*copy.*lora-x"):
+        lineage.plan("copi")
+    with pytest.raises(Stop, match=r"'enrgy'.*energy"):
+        lineage.plan("lora-x", {"enrgy": 0.5})
