@@ -1,0 +1,107 @@
+"""Runs a probe through both bases of a pair and sums what `calibrated` needs to know at every site.
+
+Cost per probe row: one forward and `directions` backward passes of each base; memory: the activations of one batch and
+four matrices per pair of sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lorax.adapter import Site
+from lorax.diffusion_model import DiffusionModel
+from lorax.method import SiteStatistics
+from lorax.probe import Probe
+
+
+@dataclass(slots=True)
+class Heard:
+    """What one module saw in one batch: rows of inputs (n, in), and its output tensor, still in the graph."""
+
+    inputs: Tensor
+    output: Tensor
+
+
+def collect_statistics(
+    source: DiffusionModel,
+    target: DiffusionModel,
+    *,
+    pairs: Mapping[Site, Site],
+    probe: Probe,
+    directions: int = 2,
+    batch: int = 40,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[Site, SiteStatistics]:
+    """Returns the summed statistics of each target site in `pairs` (target site -> source site)."""
+    generator = torch.Generator().manual_seed(0)
+    sums: dict[Site, SiteStatistics] = {}
+    batches = probe.batches(batch)
+    for done, rows in enumerate(batches, start=1):
+        shown = probe.latents[rows]
+        pulls = [torch.randn(shown.shape, generator=generator).to(shown.device) for _ in range(directions)]
+        there = _listen(target, sorted(pairs), probe=probe, rows=rows, pulls=pulls)
+        here = _listen(source, sorted(set(pairs.values())), probe=probe, rows=rows, pulls=pulls)
+        for site, origin in pairs.items():
+            if site in there and origin in here:
+                _add(sums, site, there[site], here[origin])
+        progress(done, len(batches))
+    return sums
+
+
+def _listen(
+    model: DiffusionModel, sites: list[Site], *, probe: Probe, rows: slice, pulls: list[Tensor]
+) -> dict[Site, tuple[Tensor, Tensor]]:
+    """Returns inputs (n, in) and gradients (n·directions, out) of each site's module for one batch of the probe.
+
+    The gradient is of <pull, model output> with respect to the module's output; the pulls are random and the same for
+    both bases, so the two gradients speak about the same change of the picture.
+    """
+    heard: dict[Site, Heard] = {}
+    with model.listening({site: _recorder(heard, site) for site in sites if model.module(site) is not None}):
+        states = model.encode(probe.prompts[rows])
+        output = model.predict(probe.latents[rows], probe.timesteps[rows], states=states)
+    reached = [site for site in sites if site in heard and heard[site].output.requires_grad]
+    outputs = [heard[site].output for site in reached]
+    gradients: dict[Site, list[Tensor]] = {site: [] for site in reached}
+    for index, pull in enumerate(pulls):
+        found = torch.autograd.grad(
+            (output * pull).sum(), outputs, retain_graph=index + 1 < len(pulls), allow_unused=True
+        )
+        for site, gradient in zip(reached, found, strict=True):
+            if gradient is not None:
+                gradients[site].append(as_rows(gradient))
+    return {site: (heard[site].inputs, torch.cat(gradients[site])) for site in reached if gradients[site]}
+
+
+def _recorder(heard: dict[Site, Heard], site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        heard[site] = Heard(as_rows(inputs[0].detach()), output)
+
+    return record
+
+
+def as_rows(activation: Tensor) -> Tensor:
+    """Returns (n, c, h, w) or (..., width) as rows of features: (n·h·w, c) or (n, width)."""
+    if activation.dim() == 4:
+        return activation.permute(0, 2, 3, 1).flatten(0, 2)
+    return activation.flatten(0, -2)
+
+
+def _add(
+    sums: dict[Site, SiteStatistics], site: Site, there: tuple[Tensor, Tensor], here: tuple[Tensor, Tensor]
+) -> None:
+    """Adds one batch's Gram and cross products to a site's sums."""
+    (inputs_t, gradients_t), (inputs_s, gradients_s) = there, here
+    if len(inputs_t) != len(inputs_s) or len(gradients_t) != len(gradients_s):
+        return  # pictures of different size (another stride): rows cannot be paired
+    found = SiteStatistics(
+        input_gram=(inputs_t.T @ inputs_t).double(),
+        input_cross=(inputs_t.T @ inputs_s).double(),
+        output_gram=(gradients_t.T @ gradients_t).double(),
+        output_cross=(gradients_t.T @ gradients_s).double(),
+    )
+    sums[site] = sums[site].plus(found) if site in sums else found

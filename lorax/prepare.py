@@ -1,0 +1,86 @@
+"""From two bases and a method's name to a plan; draws a probe and runs both bases only where the method needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from lorax.adapter import Site
+from lorax.base_pair import correspondence
+from lorax.calibration import collect_statistics
+from lorax.checkpoint import Checkpoint
+from lorax.compile import compile_plan
+from lorax.diffusion_model import load_diffusion_model
+from lorax.method import Setting, SiteStatistics
+from lorax.plan import Plan, method_named, plan_key
+from lorax.probe import ProbeSettings
+from lorax.probes import PROBES
+
+Progress = Callable[[str, int, int], None]
+
+
+def quiet(_stage: str, _done: int, _total: int) -> None:
+    """Reports nothing."""
+
+
+def calibration_probe(settings: ProbeSettings) -> ProbeSettings:
+    """Returns settings for a calibration probe: as for scoring, on other noise, so that no score is fitted."""
+    return replace(settings, seed=settings.seed + 1000)
+
+
+def key_for(
+    source: Checkpoint,
+    target: Checkpoint,
+    *,
+    method: str,
+    settings: Mapping[str, Setting],
+    probe: ProbeSettings,
+) -> str:
+    """Returns the plan key that `prepare_plan` with the same arguments will give its plan."""
+    return plan_key(
+        source.base, target.base, method=method, settings=settings, probe_id=_probe_id(source, target, probe)
+    )
+
+
+def prepare_plan(
+    source: Checkpoint,
+    target: Checkpoint,
+    *,
+    method: str,
+    settings: Mapping[str, Setting],
+    probe: ProbeSettings,
+    device: str = "cpu",
+    progress: Progress = quiet,
+) -> Plan:
+    """Returns the compiled plan. Raises Stop for an unknown method or setting, or a base that does not open."""
+    needed = method_named(method).needs == "activations"
+    return compile_plan(
+        source,
+        target,
+        method=method,
+        settings=settings,
+        probe_id=_probe_id(source, target, probe),
+        statistics=_statistics(source, target, probe, device, progress) if needed else None,
+        progress=lambda done, total: progress("compile", done, total),
+    )
+
+
+def _probe_id(source: Checkpoint, target: Checkpoint, probe: ProbeSettings) -> str:
+    return calibration_probe(probe).identity(source.base.fingerprint, target.base.fingerprint)
+
+
+def _statistics(
+    source: Checkpoint, target: Checkpoint, probe: ProbeSettings, device: str, progress: Progress
+) -> dict[Site, SiteStatistics]:
+    models = [load_diffusion_model(base.folder, device=device) for base in (source, target)]
+    drawn = PROBES["neutral"].draw(models[0], models[1], None, calibration_probe(probe))
+    pairs = {
+        site: origin for site, origin in correspondence(source.base, target.base).items() if isinstance(origin, Site)
+    }
+    return collect_statistics(
+        models[0],
+        models[1],
+        pairs=pairs,
+        probe=drawn,
+        progress=lambda done, total: progress("calibrate", done, total),
+    )
