@@ -1,0 +1,117 @@
+"""Scores conversions of one base pair: loads both bases once, runs the four anchors, measures every scorer's figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorax.adapter import Adapter
+from lorax.diffusion_model import DiffusionModel, load_diffusion_model
+from lorax.probe import Probe, ProbeSettings, noise_for
+from lorax.probes import PROBES
+from lorax.score_card import ScoreCard
+from lorax.scorer import ADAPTED, SOURCE, TARGET, Anchors, measure
+from lorax.scorers import SCORERS
+
+ZERO = "zero"
+
+
+class ScoreBench:
+    """Both bases of a pair in memory, with what does not depend on the adapter computed once."""
+
+    def __init__(
+        self, source: DiffusionModel, target: DiffusionModel, *, settings: ProbeSettings, batch: int = 80
+    ) -> None:
+        self.source, self.target = source, target
+        self.settings, self.batch = settings, batch
+        self._neutral: tuple[Probe, dict[str, Tensor]] | None = None
+
+    @classmethod
+    def open(cls, source: Path, target: Path, *, settings: ProbeSettings, device: str = "cpu") -> ScoreBench:
+        """Loads two diffusers folders; raises lorax.errors.Stop where one cannot be opened."""
+        models = [load_diffusion_model(folder, device=device) for folder in (source, target)]
+        return cls(*models, settings=settings)
+
+    def score(
+        self, source_adapter: Adapter, candidates: Mapping[str, Adapter], *, fingerprints: Sequence[str] = ()
+    ) -> ScoreCard:
+        """Returns figures for each candidate adapter of the target, and for `zero`, on one set of probes."""
+        outputs: dict[str, tuple[Probe, Anchors, dict[str, Tensor]]] = {}
+        for name in sorted({scorer.probe for scorer in SCORERS.values()}):
+            outputs[name] = self._run(name, source_adapter, candidates)
+        figures = {
+            candidate: {
+                scorer.name: measure(
+                    scorer,
+                    outputs[scorer.probe][1],
+                    candidate=outputs[scorer.probe][2][candidate],
+                    group=outputs[scorer.probe][0].group,
+                )
+                for scorer in SCORERS.values()
+            }
+            for candidate in (*candidates, ZERO)
+        }
+        return ScoreCard(figures, self.settings.identity(*fingerprints, *source_adapter.trigger_words))
+
+    @torch.no_grad()
+    def _run(
+        self, name: str, adapter: Adapter, candidates: Mapping[str, Adapter]
+    ) -> tuple[Probe, Anchors, dict[str, Tensor]]:
+        """Returns a probe, the anchors' outputs on it, and each candidate's."""
+        probe, plain = self._plain(name, adapter)
+        anchors = Anchors({**plain, ADAPTED: self._outputs(self.source, adapter, probe)})
+        found = {label: self._outputs(self.target, candidate, probe) for label, candidate in candidates.items()}
+        return probe, anchors, {**found, ZERO: plain[TARGET]}
+
+    def _plain(self, name: str, adapter: Adapter) -> tuple[Probe, dict[str, Tensor]]:
+        """Returns a probe with the outputs of the two plain bases; computed once where the adapter plays no part."""
+        if name == "neutral" and self._neutral is not None:
+            return self._neutral
+        probe = PROBES[name].draw(self.source, self.target, adapter, self.settings)
+        plain = {
+            SOURCE: self._outputs(self.source, None, probe),
+            TARGET: self._outputs(self.target, None, probe),
+        }
+        if name == "neutral":
+            self._neutral = (probe, plain)
+        return probe, plain
+
+    def _outputs(self, model: DiffusionModel, adapter: Adapter | None, probe: Probe) -> Tensor:
+        """Returns the model's outputs on every row of the probe, flattened to (rows, features)."""
+        with model.patched(adapter):
+            states = model.encode(probe.prompts)
+            parts = [
+                model.predict(probe.latents[rows], probe.timesteps[rows], states=states[rows])
+                for rows in probe.batches(self.batch)
+            ]
+        return torch.cat(parts).flatten(1).float()
+
+    def images(
+        self,
+        source_adapter: Adapter,
+        candidates: Mapping[str, Adapter],
+        *,
+        prompts: Sequence[str],
+        progress: Callable[[str], None] = lambda _row: None,
+    ) -> dict[str, Tensor]:
+        """Draws the before/after grid on equal noise: rows source, source+adapter, target, target+<candidate>.
+
+        Each row is (prompts, height, width, channels) uint8.
+        """
+        rows: list[tuple[str, DiffusionModel, Adapter | None]] = [
+            (SOURCE, self.source, None),
+            (ADAPTED, self.source, source_adapter),
+            (TARGET, self.target, None),
+            *((f"{TARGET}+{name}", self.target, adapter) for name, adapter in candidates.items()),
+        ]
+        noise = noise_for(self.source, count=len(prompts), seed=self.settings.seed + 2)
+        drawn: dict[str, Tensor] = {}
+        for label, model, adapter in rows:
+            progress(label)
+            with model.patched(adapter):
+                latents = model.sample(prompts, noise, steps=self.settings.steps, guidance=self.settings.guidance)
+            drawn[label] = model.to_images(latents)
+        return drawn
