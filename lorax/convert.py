@@ -17,7 +17,7 @@ from torch import Tensor
 from lorax.adapter import Adapter, BaseVerdict, LowRank, Site
 from lorax.base_model import BaseModel
 from lorax.errors import Unsupported
-from lorax.linear_algebra import product_norm
+from lorax.linear_algebra import product_norms
 from lorax.method import Term
 from lorax.plan import Plan
 
@@ -76,8 +76,9 @@ def convert_adapters(plan: Plan, adapters: Sequence[Adapter], *, target: BaseMod
             continue
         before = [adapters[index].updates[planned.source] for index in holders]
         after = _carry(before, planned.term) if planned.term is not None else [None] * len(before)
-        for index, was, now in zip(holders, before, after, strict=True):
-            reports[index][planned.source] = _report(planned.source, planned.target, was, now, planned.reason)
+        for index, now, kept in zip(holders, after, _kept_norms(before, after), strict=True):
+            home = str(planned.target) if now is not None else None
+            reports[index][planned.source] = SiteReport(str(planned.source), home, kept, planned.reason)
             if now is not None:
                 updates[index][planned.target] = now
     return [
@@ -88,11 +89,18 @@ def convert_adapters(plan: Plan, adapters: Sequence[Adapter], *, target: BaseMod
 
 def norm_shares(adapter: Adapter, conversion: Conversion) -> NormShares:
     """Returns how much of the adapter's squared norm was kept and how much had nowhere to go."""
-    total = sum(update.norm() ** 2 for update in adapter.updates.values())
-    kept = sum(update.norm() ** 2 for update in conversion.adapter.updates.values())
+    before, after = _squared_norms(adapter), _squared_norms(conversion.adapter)
+    total = sum(before.values())
     homeless = {report.site for report in conversion.sites if report.target is None}
-    dropped = sum(update.norm() ** 2 for site, update in adapter.updates.items() if str(site) in homeless)
-    return NormShares(kept=kept / total if total else 0.0, dropped=dropped / total if total else 0.0)
+    dropped = sum(norm for site, norm in before.items() if str(site) in homeless)
+    return NormShares(kept=sum(after.values()) / total if total else 0.0, dropped=dropped / total if total else 0.0)
+
+
+def _squared_norms(adapter: Adapter) -> dict[Site, float]:
+    norms = product_norms([(update.up, update.down) for update in adapter.updates.values()])
+    return {
+        site: (update.scale * norm) ** 2 for (site, update), norm in zip(adapter.updates.items(), norms, strict=True)
+    }
 
 
 def _carry(updates: Sequence[LowRank], term: Term) -> list[LowRank]:
@@ -117,11 +125,12 @@ def _apply_to_rows(term: Term, rows: Tensor, taps: int) -> Tensor:
     return moved.reshape(-1, count, taps).permute(1, 0, 2).reshape(count, -1)
 
 
-def _report(source: Site, target: Site, was: LowRank, now: LowRank | None, reason: str) -> SiteReport:
-    if now is None:
-        return SiteReport(str(source), None, 0.0, reason)
-    norm = product_norm(was.up, was.down)
-    return SiteReport(str(source), str(target), product_norm(now.up, now.down) / norm if norm else 0.0, "")
+def _kept_norms(before: Sequence[LowRank], after: Sequence[LowRank | None]) -> list[float]:
+    """Returns ||update after|| / ||update before|| of each; scales are equal, so factors suffice."""
+    carried = [(was, now) for was, now in zip(before, after, strict=True) if now is not None]
+    norms = product_norms([(update.up, update.down) for pair in carried for update in pair])
+    ratios = iter([now / was if was else 0.0 for was, now in zip(norms[::2], norms[1::2], strict=True)])
+    return [next(ratios) if now is not None else 0.0 for now in after]
 
 
 def _conversion(

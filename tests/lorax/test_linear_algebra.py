@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorax.linear_algebra import leading_subspaces, overlap_above_chance, product_norm, ridge
+from lorax.linear_algebra import leading_subspaces, overlap_above_chance, product_norms, ridge
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -54,4 +54,12 @@ def test_ridge_without_strength_is_least_squares_and_with_much_of_it_is_the_prio
 def test_the_norm_of_a_product_is_that_of_the_dense_one(out: int, rank: int, columns: int, seed: int) -> None:
     up, down = _random(out, rank, seed=seed), _random(rank, columns, seed=seed + 1)
 
-    assert product_norm(up, down) == pytest.approx(float((up @ down).norm()), rel=1e-4, abs=1e-6)
+    assert product_norms([(up, down)]) == [pytest.approx(float((up @ down).norm()), rel=1e-4, abs=1e-5)]
+
+
+def test_norms_come_back_in_the_order_of_the_pairs_whatever_their_shapes() -> None:
+    pairs = [(_random(4, rank, seed=rank), _random(rank, 5, seed=rank + 9)) for rank in (2, 1, 2, 3, 1)]
+
+    expected = [pytest.approx(float((up @ down).norm()), rel=1e-5) for up, down in pairs]
+
+    assert product_norms(pairs) == expected
