@@ -49,7 +49,7 @@ def collect_statistics(
             if site in there and origin in here:
                 _add(sums, site, there[site], here[origin])
         progress(done, len(batches))
-    return sums
+    return {site: found.on_cpu() for site, found in sums.items()}
 
 
 def _listen(

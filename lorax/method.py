@@ -39,6 +39,12 @@ class SiteStatistics:
             self.output_cross + other.output_cross,
         )
 
+    def on_cpu(self) -> SiteStatistics:
+        """Returns the same sums in main memory, where plans are compiled."""
+        return SiteStatistics(
+            self.input_gram.cpu(), self.input_cross.cpu(), self.output_gram.cpu(), self.output_cross.cpu()
+        )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteInputs:
