@@ -43,7 +43,7 @@ REASONS: dict[str, str] = {
     "unknown-tensor": "Some tensors belong to no module of the base model, so nothing may be said about their effect.",
     "unsupported-algorithm": "The adapter uses an algorithm that this version cannot move.",
     "base-unknown": "No base model at hand has the modules that the adapter patches.",
-    "base-undecided": "Several base models have the modules that the adapter patches and nothing tells which one is meant.",
+    "base-undecided": "Several base models have the modules that the adapter patches and nothing tells them apart.",
     "base-contradicted": "The adapter's own evidence about its base model contradicts itself.",
     "no-common-site": "No weight that the adapter patches has a counterpart in the target base model.",
     # may work another time
@@ -57,7 +57,7 @@ class LoraxError(Exception):
     """Is the root of everything lorax raises on purpose."""
 
 
-class _Reasoned(LoraxError):
+class _Reasoned(LoraxError):  # noqa: N818 - errors are named for what the caller does next
     """Carries a reason code of REASONS, a message and the place it happened at.
 
     Raises KeyError when the code is not in REASONS: codes are public and have to be written down first.
@@ -102,5 +102,5 @@ class TryLater(_Reasoned):
     """Says that the same call may work another time."""
 
 
-class Stop(LoraxError):
+class Stop(LoraxError):  # noqa: N818
     """Says that the whole run cannot go on, and what to change."""

@@ -24,9 +24,13 @@ def collect(package: str, attribute: str, kind: type[T]) -> dict[str, T]:
         module = importlib.import_module(f"{package}.{entry.name}")
         declared = getattr(module, attribute, None)
         if not isinstance(declared, kind):
-            raise TypeError(f"{module.__name__} has to declare {attribute}, an object of {kind.__name__}; it has {declared!r}")
+            raise TypeError(
+                f"{module.__name__} has to declare {attribute}, an object of {kind.__name__}; it has {declared!r}"
+            )
         name = str(declared.name)  # type: ignore[attr-defined]
         if name in found:
-            raise ValueError(f"{module.__name__} declares {attribute} {name!r}, a name that another module of {package} has")
+            raise ValueError(
+                f"{module.__name__} declares {attribute} {name!r}, a name that another module of {package} has"
+            )
         found[name] = declared
     return dict(sorted(found.items()))

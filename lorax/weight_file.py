@@ -1,0 +1,291 @@
+"""The only door for weight files: bounded, checked, lazy reading and atomic, deterministic writing of safetensors.
+
+Nothing here maps a file or opens a pickle. torch is imported only when a tensor is asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorax.errors import BadFile, TryLater
+from lorax.safe_header import ELEMENT_BYTES, ReadLimits, TensorEntry, parse_header
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = [
+    "FileHashes", "ReadLimits", "TensorEntry", "WeightFile", "element_type", "open_weight_file", "refuse_pickle_name",
+    "sha256_file", "weights_sha256", "write_file", "write_weight_file",
+]  # fmt: skip
+
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+_DEFAULT_LIMITS = ReadLimits()
+_CHUNK_BYTES = 4 * 2**20
+_TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+# The order in which the official writer lays tensors out: widest first, so that every tensor is aligned.
+_LAYOUT = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Tells one state of one file from every other, as far as the file system can."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileHashes:
+    """Holds the sha256 of a whole file, of the bytes after its header, and of each tensor's bytes; lower-case hex."""
+
+    file: str
+    weights: str
+    tensors: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WeightFile:
+    """Is a safetensors file whose header has been checked; tensors are read one at a time.
+
+    tensors: in the order of their bytes; header_bytes: of the JSON, without the length before it.
+    """
+
+    path: Path
+    tensors: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    header_bytes: int
+    identity: Identity
+
+    def read(self, name: str) -> Tensor:
+        """Reads one tensor into memory of its own, in its own element type, wherever its bytes lie.
+
+        Raises KeyError for a name the file does not list, TryLater when the file changed since it was opened.
+        """
+        import torch
+
+        entry = self.tensors[name]
+        buffer = bytearray(entry.end - entry.begin)
+        with self.path.open("rb", buffering=0) as file:
+            self._expect_unchanged(file.fileno())
+            file.seek(entry.begin)
+            view, filled = memoryview(buffer), 0
+            while filled < len(buffer) and (got := file.readinto(view[filled:])):
+                filled += got
+        if filled < len(buffer):
+            raise TryLater("file-changed", f"tensor {name!r} could not be read to its end", where=str(self.path))
+        return torch.frombuffer(buffer, dtype=self.dtype(name)).reshape(entry.shape)
+
+    def weights_sha256(self) -> str:
+        """Gives the sha256 of the bytes after the header: sd-scripts' sshs_model_hash, catalogues' AutoV3."""
+        digest = hashlib.sha256()
+        with self.path.open("rb", buffering=0) as file:
+            self._expect_unchanged(file.fileno())
+            body = 8 + self.header_bytes
+            for chunk in _chunks(file.fileno(), body, self.identity.size):
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Gives the element type of a tensor as torch calls it."""
+        import torch
+
+        found: torch.dtype = getattr(torch, _TORCH_NAMES[self.tensors[name].dtype])
+        return found
+
+    def hashes(self) -> FileHashes:
+        """Gives the sha256 of the file, of its body and of each tensor, reading every byte once."""
+        whole, body = hashlib.sha256(), hashlib.sha256()
+        tensors: dict[str, str] = {}
+        with self.path.open("rb") as file:
+            self._expect_unchanged(file.fileno())
+            whole.update(file.read(8 + self.header_bytes))
+            for name, entry in self.tensors.items():
+                own = hashlib.sha256()
+                for chunk in _chunks(file.fileno(), entry.begin, entry.end):
+                    for digest in (whole, body, own):
+                        digest.update(chunk)
+                tensors[name] = own.hexdigest()
+        return FileHashes(whole.hexdigest(), body.hexdigest(), tensors)
+
+    def _expect_unchanged(self, descriptor: int) -> None:
+        if _identity(os.fstat(descriptor)) != self.identity:
+            raise TryLater(
+                "file-changed", "the file changed after its header was checked; run again", where=str(self.path)
+            )
+
+
+def open_weight_file(path: Path, *, limits: ReadLimits = _DEFAULT_LIMITS) -> WeightFile:
+    """Opens a safetensors file and checks its header, at a bounded cost. Raises BadFile; never opens a pickle."""
+    where = str(path)
+    refuse_pickle_name(path.name, where=where)
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadFile("missing-weights", "there is no such file", where=where) from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadFile("not-safetensors", "this is not a regular file; a safetensors file is expected", where=where)
+        size = _header_size(os.pread(descriptor, 64, 0), status.st_size, limits, where)
+        header = os.pread(descriptor, size, 8)
+    finally:
+        os.close(descriptor)
+    body_bytes = status.st_size - 8 - size
+    tensors, metadata = parse_header(header, body_bytes=body_bytes, limits=limits, where=where)
+    return WeightFile(path, tensors, metadata, size, _identity(status))
+
+
+def refuse_pickle_name(name: str, *, where: str) -> None:
+    """Raises BadFile when a file name ends as pickles do."""
+    suffix = Path(name).suffix.lower()
+    if suffix in PICKLE_SUFFIXES:
+        advice = "opening it could run code; ask its author for a safetensors file"
+        raise BadFile("pickle", f"files that end in {suffix} are pickles: {advice}", where=where)
+
+
+def _header_size(start: bytes, file_bytes: int, limits: ReadLimits, where: str) -> int:
+    """The length of the header, once the first bytes have been found to be those of a safetensors file."""
+    if not start:
+        raise BadFile("empty-file", "the file holds no bytes; download it again", where=where)
+    size = int.from_bytes(start[:8], "little")
+    # A header of 640 bytes begins like a pickle and one of 8508 like "<!", so a possible header is looked for first.
+    if len(start) < 9 or start[8:9] != b"{" or size > limits.header_bytes:
+        _refuse_other_formats(start, where)
+    if len(start) < 8:
+        raise BadFile("truncated", f"the file holds {file_bytes} bytes; the header's length alone takes 8", where=where)
+    if size > limits.header_bytes:
+        rule = f"at most {limits.header_bytes} are read"
+        raise BadFile("header-too-large", f"the header claims {size} bytes; {rule}", where=where)
+    if size > file_bytes - 8:
+        rule = f"{file_bytes - 8} follow; download it again"
+        raise BadFile("truncated", f"the header claims {size} bytes, {rule}", where=where)
+    return size
+
+
+def _refuse_other_formats(start: bytes, where: str) -> None:
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"<") and text[1:2].strip(b"\0"):
+        advice = "the download was answered by a web page; download it again, logged in if the site asks for it"
+        raise BadFile("html-page", f"the file starts with {start[:24]!r}: {advice}", where=where)
+    if start.startswith(b"PK") or (start[:1] == b"\x80" and start[1:2] <= b"\x05" and start[2:8].strip(b"\0")):
+        advice = "it is never opened; ask its author for a safetensors file"
+        raise BadFile("pickle", f"the file starts with {start[:4]!r}, a pickle: {advice}", where=where)
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start) or start.startswith((b"\x1f\x8b", b"GGUF")):
+        raise BadFile(
+            "not-safetensors", f"the file starts with {start[:16]!r}; a safetensors header is expected", where=where
+        )
+
+
+def write_weight_file(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] = {}) -> str:
+    """Writes a safetensors file in one atomic step and gives the sha256 of the whole file.
+
+    The bytes depend on the arguments alone: tensors lie widest element type first, then by name, as the official
+    writer lays them out; metadata is sorted. Tensors that are not contiguous are copied. Raises ValueError for an
+    element type that the format has no name for, OSError when the disk refuses; then no file is left behind.
+    """
+    ordered = _laid_out(tensors)
+    header = _header_for(ordered, metadata)
+    return write_file(path, (len(header).to_bytes(8, "little"), header, *map(_bytes_of, ordered.values())))
+
+
+def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
+    """Writes a file that appears at once and whole, on the disk and in its folder, and gives its sha256."""
+    digest = hashlib.sha256()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
+    try:
+        with partial.open("xb") as file:
+            for chunk in chunks:
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return digest.hexdigest()
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Gives the sha256 that the bytes after the header will have once the tensors are written."""
+    digest = hashlib.sha256()
+    for tensor in _laid_out(tensors).values():
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def element_type(dtype: torch.dtype) -> str:
+    """Gives safetensors' name of a torch element type. Raises ValueError when there is none."""
+    short = str(dtype).removeprefix("torch.")
+    for name, torch_name in _TORCH_NAMES.items():
+        if torch_name == short:
+            return name
+    raise ValueError(
+        f"{dtype} has no name in safetensors files written here; cast the tensor to one of {sorted(_TORCH_NAMES)}"
+    )
+
+
+def sha256_file(path: Path) -> str:
+    """Gives the sha256 of a file's bytes, lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _laid_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    keys = {name: (_LAYOUT.index(element_type(tensor.dtype)), name) for name, tensor in tensors.items()}
+    return {name: tensors[name].detach() for name in sorted(tensors, key=keys.__getitem__)}
+
+
+def _header_for(ordered: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    fields: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    position = 0
+    for name, tensor in ordered.items():
+        dtype = element_type(tensor.dtype)
+        end = position + tensor.numel() * ELEMENT_BYTES[dtype]
+        fields[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
+        position = end
+    header = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    return header + b" " * (-len(header) % 8)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    import torch
+
+    # A tensor without dimensions cannot be viewed as bytes, one with a single dimension can.
+    flat = tensor.cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def _chunks(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
+    while begin < end:
+        chunk = os.pread(descriptor, min(_CHUNK_BYTES, end - begin), begin)
+        if not chunk:
+            raise TryLater("file-changed", "the file became shorter while it was being read; run again")
+        begin += len(chunk)
+        yield chunk
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lorax.errors import BadFile, TryLater
+from lorax.weight_file import open_weight_file, sha256_file, weights_sha256, write_file, write_weight_file
+from tests.stand_ins.adapter_files import raw_safetensors
+
+DTYPES = [
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2,
+]  # fmt: skip
+
+
+def of_every_dtype() -> dict[str, torch.Tensor]:
+    values = torch.tensor([[0.0, 1.0, 0.5], [2.0, 3.0, 1.5]])
+    return {f"tensor of {dtype}": values.to(dtype) for dtype in DTYPES} | {"alpha": torch.tensor(4.0)}
+
+
+def test_tensors_of_every_type_come_back_as_they_were_written(tmp_path: Path) -> None:
+    tensors = of_every_dtype()
+
+    write_weight_file(tmp_path / "all.safetensors", tensors, metadata={"ss_note": "ünï"})
+    file = open_weight_file(tmp_path / "all.safetensors")
+
+    assert file.metadata == {"ss_note": "ünï"}
+    assert file.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        found = file.read(name)
+        assert found.dtype == tensor.dtype == file.dtype(name)
+        assert found.shape == tensor.shape
+        assert bytes(found.reshape(-1).view(torch.uint8)) == bytes(tensor.reshape(-1).view(torch.uint8))
+
+
+def test_the_bytes_are_those_of_the_official_writer(tmp_path: Path) -> None:
+    tensors = of_every_dtype()
+    save_file(tensors, tmp_path / "official.safetensors", metadata={"format": "pt"})
+
+    digest = write_weight_file(tmp_path / "own.safetensors", tensors, metadata={"format": "pt"})
+
+    assert (tmp_path / "own.safetensors").read_bytes() == (tmp_path / "official.safetensors").read_bytes()
+    assert digest == sha256_file(tmp_path / "own.safetensors")
+
+
+def test_the_bytes_do_not_depend_on_the_order_of_tensors_or_metadata(tmp_path: Path) -> None:
+    tensors, metadata = of_every_dtype(), {"b": "2", "a": "1"}
+
+    first = write_weight_file(tmp_path / "1.safetensors", tensors, metadata=metadata)
+    backwards = dict(reversed(tensors.items()))
+    second = write_weight_file(tmp_path / "2.safetensors", backwards, metadata=dict(reversed(metadata.items())))
+
+    assert first == second
+
+
+def test_what_is_written_opens_in_safetensors(tmp_path: Path) -> None:
+    write_weight_file(tmp_path / "own.safetensors", of_every_dtype(), metadata={"a": "1", "b": "2"})
+
+    with safe_open(tmp_path / "own.safetensors", "pt") as official:
+        assert official.metadata() == {"a": "1", "b": "2"}
+    for name, tensor in load_file(tmp_path / "own.safetensors").items():
+        assert torch.equal(tensor.double(), of_every_dtype()[name].double())
+
+
+def test_tensors_that_share_memory_or_are_transposed_are_written_whole(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).reshape(2, 3)
+
+    write_weight_file(tmp_path / "own.safetensors", {"a": shared, "b": shared.T, "c": shared[:, 1]})
+    file = open_weight_file(tmp_path / "own.safetensors")
+
+    assert torch.equal(file.read("b"), shared.T)
+    assert torch.equal(file.read("c"), shared[:, 1])
+
+
+def test_a_header_of_odd_length_is_legal_and_its_tensors_are_read_unaligned(tmp_path: Path) -> None:
+    values = torch.tensor([1.0, -2.0, 3.5])
+    header = json.dumps({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    odd = header + b" " * (3 - len(header) % 8 if len(header) % 8 < 3 else 11 - len(header) % 8)
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(raw_safetensors(odd, values.numpy().tobytes()))
+
+    assert len(odd) % 8 == 3
+    assert torch.equal(open_weight_file(path).read("a"), values)
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580, 0x213C, 0x4B50])
+def test_header_lengths_that_look_like_a_pickle_or_a_page_are_no_offence(length: int, tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
+    path = tmp_path / "looks.safetensors"
+    path.write_bytes(raw_safetensors(header.ljust(length), b"\7"))
+
+    assert open_weight_file(path).read("a").tolist() == [7]
+
+
+def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:
+    tensors = of_every_dtype()
+    path = tmp_path / "own.safetensors"
+    write_weight_file(path, tensors)
+    content, file = path.read_bytes(), open_weight_file(path)
+    body = content[8 + file.header_bytes :]
+
+    hashes = file.hashes()
+
+    assert hashes.file == hashlib.sha256(content).hexdigest()
+    assert hashes.weights == file.weights_sha256() == weights_sha256(tensors) == hashlib.sha256(body).hexdigest()
+    for name, entry in file.tensors.items():
+        assert hashes.tensors[name] == hashlib.sha256(content[entry.begin : entry.end]).hexdigest()
+
+
+def test_a_file_that_changes_after_it_was_opened_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    write_weight_file(path, {"a": torch.ones(4)})
+    file = open_weight_file(path)
+
+    write_weight_file(path, {"a": torch.zeros(4)})
+
+    for read in (lambda: file.read("a"), file.hashes, file.weights_sha256):
+        with pytest.raises(TryLater) as raised:
+            read()
+        assert raised.value.reason == "file-changed"
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
+    def chunks() -> list[bytes]:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_file(tmp_path / "own.bin", map(bytes, (chunks() for _ in range(1))))
+    with pytest.raises(ValueError, match="complex64"):
+        write_weight_file(tmp_path / "own.safetensors", {"a": torch.ones(2, dtype=torch.complex64)})
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    write_weight_file(path, {"a": torch.ones(4)})
+    before = path.open("rb")
+
+    write_weight_file(path, {"a": torch.zeros(4)})
+
+    with before:
+        assert hashlib.sha256(before.read()).hexdigest() != sha256_file(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["own.safetensors"]
+
+
+def test_headers_are_read_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    write_weight_file(path, {"a": torch.ones(4)})
+    program = (
+        "import sys, pathlib; from lorax.weight_file import open_weight_file; "
+        "file = open_weight_file(pathlib.Path(sys.argv[1])); file.weights_sha256(); "
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; print(list(file.tensors))"
+    )
+
+    found = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+
+    assert found.stdout == "['a']\n"
+
+
+def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+
+    for name in ("pipe.safetensors", "folder.safetensors"):
+        with pytest.raises(BadFile) as raised:
+            open_weight_file(tmp_path / name)
+        assert raised.value.reason == "not-safetensors"
