@@ -1,0 +1,46 @@
+"""No file of the project names a folder of the machine it was written on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.sources import REPOSITORY, tracked_files
+
+# Invented users, for tests of the scrubbing of private paths.
+INVENTED = "alice|bob|me|someone|user|you"
+MACHINE_PATH = re.compile(rf"(?<![\w.}}*~])/(root|work|workspace|(home|Users)/(?!({INVENTED})\b))/?\w")
+SCRATCH_PATH = re.compile(r"(?<![\w.}*~])/tmp/\w")
+
+
+def is_text(content: bytes) -> bool:
+    return b"\0" not in content
+
+
+def machine_paths(text: str, *, pattern: re.Pattern[str] = MACHINE_PATH) -> list[str]:
+    """Returns the lines of a text that name a folder of somebody's machine."""
+    return [line.strip() for line in text.splitlines() if pattern.search(line)]
+
+
+def test_no_text_file_names_a_machine_path() -> None:
+    found = {}
+    for path in tracked_files():
+        content = (REPOSITORY / path).read_bytes()
+        if is_text(content) and path != Path(__file__).resolve().relative_to(REPOSITORY):
+            text = content.decode("utf-8", errors="replace")
+            found[str(path)] = machine_paths(text)
+            if path.parts[0] != "tests":
+                found[str(path)] += machine_paths(text, pattern=SCRATCH_PATH)
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize("line", ["open('/work/lorax/x')", "cd /root/lorax", "see /home/carol/models", "/workspace/a"])
+def test_the_rule_sees(line: str) -> None:
+    assert machine_paths(line) == [line]
+
+
+@pytest.mark.parametrize("line", ["C:/home/alice/x", "/home/alice/loras", "framework/root/x", "~/work/x"])
+def test_the_rule_lets_pass(line: str) -> None:
+    assert machine_paths(line) == []
