@@ -1,5 +1,6 @@
 -- What the ledger's events say, one view per kind of fact, with typed columns.
 -- Each view shows the latest word on its subject; the table `event` keeps them all. Times are UTC.
+-- `->>` stands in brackets beside an operator: older DuckDB binds it weaker than `=`.
 
 CREATE OR REPLACE VIEW runs AS
 SELECT
@@ -169,7 +170,7 @@ FROM (
 FULL JOIN (
     SELECT * FROM event WHERE kind = 'published'
     QUALIFY row_number() OVER (PARTITION BY subject, body->>'$.hub' ORDER BY sequence DESC) = 1
-) AS done ON done.subject = intended.subject AND done.body->>'$.hub' = intended.body->>'$.hub';
+) AS done ON done.subject = intended.subject AND (done.body->>'$.hub') = (intended.body->>'$.hub');
 
 CREATE OR REPLACE VIEW outcomes AS
 SELECT

@@ -215,7 +215,7 @@ def _adapter_read(ledger: Asked, weights_sha256: str, entry_key: str) -> dict[st
     """Returns the reading of these weights from this entry's own file: other files may hold the same tensors."""
     rows = ledger.rows(
         "SELECT body FROM event WHERE kind = 'adapter_read' AND subject = ? "
-        "ORDER BY body->>'$.entry_key' = ? DESC, sequence DESC LIMIT 1",
+        "ORDER BY ((body->>'$.entry_key') = ?) DESC, sequence DESC LIMIT 1",
         [weights_sha256, entry_key],
     )
     return rows[0] if rows else None

@@ -253,8 +253,10 @@ def _svg(layers: Sequence[alt.Chart], *, height: int, prefix: str, width: int) -
         .configure_legend(labelColor="var(--soft)", titleColor="var(--soft)", labelFontSize=12, titleFontSize=12)
     )
     svg: str = vl_convert.vegalite_to_svg(chart.to_dict())
-    # Several drawings share one page: their ids must not meet. The page sets the type face.
-    svg = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
+    # Several drawings share one page: their ids must not meet, nor go on counting from the last one that was drawn.
+    for number, name in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', svg))):
+        svg = svg.replace(f' id="{name}"', f' id="{prefix}-{number}"').replace(
+            f"url(#{name})", f"url(#{prefix}-{number})"
+        )
     svg = re.sub(r' font-family="[^"]*"', "", svg)
     return re.sub(r'<svg ([^>]*?)width="(\d+)" height="(\d+)"', r'<svg \1style="--wide:\2px"', svg, count=1)

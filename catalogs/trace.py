@@ -92,7 +92,7 @@ def _found_by_file(reader: Reader, sha256: str) -> list[tuple[str, str]]:
     """Finds what a file is by its bytes: part of a publication, a converted file, or a source file."""
     released = reader.rows(
         "SELECT DISTINCT subject FROM event WHERE kind IN ('published', 'converted') "
-        "AND (contains(body->>'$.files', ?) OR body->>'$.manifest_sha256' = ?)",
+        "AND (contains((body->>'$.files'), ?) OR (body->>'$.manifest_sha256') = ?)",
         [sha256, sha256],
     )
     if released:

@@ -1,4 +1,4 @@
-"""The last step before an update is written: factors and alpha in the file's element type, strength unchanged."""
+"""The numbers of a file: are they finite, and how do factors and alpha fit its element type, strength unchanged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 from lorax.adapter import LowRank
+
+
+def count_non_finite(tensor: Tensor) -> int:
+    """Counts the values of a float32 tensor that are NaN or infinite."""
+    # Where all is well, one pass: a sum is finite only if its numbers are. It may overflow, so then they are counted.
+    return 0 if math.isfinite(float(tensor.sum())) else int((~torch.isfinite(tensor)).sum())
 
 
 def factors_for_file(update: LowRank, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -55,10 +55,12 @@ class ProbeSource:
 
 
 def prompts_for(settings: ProbeSettings, words: Sequence[str] = ()) -> tuple[str, ...]:
-    """Returns one prompt per sample, cycling through the settings' prompts, with an adapter's own words in front."""
-    trigger = ", ".join(words)
+    """Returns one prompt per sample, cycling through the settings' prompts, with an adapter's own words at the end.
+
+    CLIP reads from left to right: words at the end change the style and leave alone how the subject was read.
+    """
     chosen = [settings.prompts[index % len(settings.prompts)] for index in range(settings.samples)]
-    return tuple(f"{trigger}, {prompt}" if trigger else prompt for prompt in chosen)
+    return tuple(", ".join((prompt, *words)) for prompt in chosen)
 
 
 def noise_for(model: DiffusionModel, *, count: int, seed: int) -> Tensor:

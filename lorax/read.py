@@ -21,6 +21,7 @@ from lorax.base_model import BaseModel
 from lorax.dialect import Container, Dialect
 from lorax.dialects import DIALECTS
 from lorax.errors import BadFile, Refused, TryLater, Unsupported
+from lorax.factors import count_non_finite
 from lorax.identify import alias_table, identify, same_weight
 from lorax.metadata import carried, trigger_words
 from lorax.peft_config import load_json
@@ -221,9 +222,7 @@ def _check_shape(module: _Module, wanted: SiteShape, base: BaseModel) -> None:
 def _finite(container: Container, name: str) -> Tensor:
     """Reads a tensor as float32. Raises BadFile when a value is NaN or infinite, in the file or once it is float32."""
     tensor = container.file.read(name).float()
-    finite = torch.isfinite(tensor)
-    if not bool(finite.all()):
-        count = int(tensor.numel() - finite.sum())
+    if count := count_non_finite(tensor):
         raise BadFile("non-finite", f"{count} of {tensor.numel()} values of tensor {name!r} are NaN or infinite")
     return tensor
 

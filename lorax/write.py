@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from lorax.adapter import Adapter
 from lorax.base_model import BaseModel
 from lorax.dialect import EncodedFile
 from lorax.dialects import DIALECTS
 from lorax.errors import Refused, Stop
+from lorax.factors import count_non_finite
 from lorax.weight_file import write_file, write_weight_file
 
 
@@ -40,7 +39,7 @@ def write_adapter(
 
 def _refuse_overflow(file: EncodedFile, folder: Path) -> None:
     for name, tensor in file.tensors.items():
-        if not bool(torch.isfinite(tensor.float()).all()):
+        if count_non_finite(tensor.float()):
             message = f"tensor {name!r} holds values that {tensor.dtype} cannot; write it in float32"
             raise Refused("non-finite", message, where=str(folder / file.name))
 

@@ -86,7 +86,7 @@ class FolderHub:
         incoming = self.root / INCOMING
         incoming.mkdir(parents=True, exist_ok=True)
         self._sweep(release.conversion_id)
-        staging = incoming / f"{release.conversion_id}.{secrets.token_hex(8)}"
+        staging = incoming / f"{release.conversion_id}.{os.getpid()}.{secrets.token_hex(8)}"
         try:
             self._stage(release, staging)
             staging.rename(place)
@@ -119,10 +119,11 @@ class FolderHub:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(place))
 
     def _sweep(self, conversion_id: str) -> None:
-        """Removes what earlier attempts at this conversion left in `.incoming`."""
+        """Removes what earlier attempts at this conversion left in `.incoming`, but nothing that is still at work."""
         incoming = self.root / INCOMING
         for staging in incoming.glob(f"{conversion_id}.*"):
-            _remove(staging, incoming)
+            if not _is_at_work(staging):
+                _remove(staging, incoming)
         for doomed in incoming.glob(f"{REMOVED}.*"):
             shutil.rmtree(doomed, ignore_errors=True)
 
@@ -176,6 +177,24 @@ def _copy(source: Path, target: Path) -> str:
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
+
+
+def _is_at_work(staging: Path) -> bool:
+    """Whether the process that a staging folder is named after lives on this machine.
+
+    On a folder shared by several machines this may say no of one at work elsewhere. That is safe: it finds its staging
+    folder renamed, publishes nothing of it, and starts again.
+    """
+    pid = staging.name.split(".")[1]
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _remove(staging: Path, incoming: Path) -> None:

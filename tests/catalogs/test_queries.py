@@ -75,7 +75,7 @@ def test_sql_of_ones_own_is_answered(told: Reader) -> None:
         "UPDATE event SET kind = 'x'",
         "DROP VIEW states",
         "CREATE TABLE mine AS FROM event",
-        "PRAGMA database_list",
+        "PRAGMA enable_profiling",
         "COPY event TO 'x.csv'",
         "SET threads = 1",
         "CALL pragma_version()",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorax.adapter import LowRank
-from lorax.factors import factors_for_file, with_alpha_in
+from lorax.factors import count_non_finite, factors_for_file, with_alpha_in
 
 
 def update_of(
@@ -72,3 +72,10 @@ def test_a_scale_of_zero_is_not_written_as_an_alpha_that_means_something_else() 
 
     assert float(alpha) == 3.0
     assert scaled.norm() == 0.0
+
+
+def test_values_that_are_not_finite_are_counted_and_a_sum_that_overflows_is_none() -> None:
+    assert count_non_finite(torch.tensor([1.0, torch.nan, torch.inf, -torch.inf])) == 3
+    assert count_non_finite(torch.tensor([torch.inf, -torch.inf])) == 2
+    assert count_non_finite(torch.full((4,), 3e38)) == 0
+    assert count_non_finite(torch.tensor(1.0)) == 0

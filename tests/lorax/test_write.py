@@ -147,19 +147,11 @@ def test_the_same_adapter_gives_the_same_bytes(dialect: str, tmp_path: Path) -> 
 def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
     adapter = random_adapter(BASE, match="mid_block", dtype=torch.float16)
     site, update = next(iter(adapter.updates.items()))
-    spread = LowRank(
-        update.up * torch.logspace(0, 12, update.up.shape[0])[:, None], update.down * 1e12, 1.0, update.kernel
-    )
+    rows = torch.logspace(0, 12, update.up.shape[0])[:, None]
+    spread = replace(adapter, updates={site: LowRank(update.up * rows, update.down * 1e12, 1.0, update.kernel)})
 
     with pytest.raises(Refused, match="float32") as raised:
-        write_adapter(
-            replace(adapter, updates={site: spread}),
-            tmp_path / "x",
-            dialect="kohya",
-            base=BASE,
-            stem="bold",
-            metadata={},
-        )
+        write_adapter(spread, tmp_path / "x", dialect="kohya", base=BASE, stem="bold", metadata={})
 
     assert raised.value.reason == "non-finite"
     assert not (tmp_path / "x").exists()

@@ -21,18 +21,18 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def entry(name: str, **changes: object) -> CatalogEntry:
+def entry(stem: str, **changes: object) -> CatalogEntry:
     """Returns an entry as the folder source would make it."""
     values: dict[str, object] = {
         "catalogue": "digits",
-        "entry_id": f"{name}.safetensors",
-        "name": name.title(),
-        "weights": f"/catalogue/{name}.safetensors",
+        "entry_id": f"{stem}.safetensors",
+        "name": stem.title(),
+        "weights": f"/catalogue/{stem}.safetensors",
         "base_label": "Digits v1",
         "terms": Terms(licence="cc-by-4.0", allow_derivatives=True),
-        "trigger_words": (f"{name} style",),
+        "trigger_words": (f"{stem} style",),
         "size_bytes": 81920,
-        "origin": f"https://civitai.com/models/7?modelVersionId={len(name)}",
+        "origin": f"https://civitai.com/models/7?modelVersionId={len(stem)}",
         "creator": "somebody",
     }
     return CatalogEntry(**{**values, **changes})  # type: ignore[arg-type]

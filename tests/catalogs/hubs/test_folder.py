@@ -165,49 +165,62 @@ def test_no_title_leaves_the_hub_and_each_id_has_its_own_place(title: str, conve
     assert slug(title, ID) != slug(title, OTHER)
 
 
-KILL_LOOP = """
-import os, random, signal, sys, time
+DYING_AT_EACH_STEP = """
+import os, random, signal, sys
 from pathlib import Path
 from catalogs.hubs.folder import FolderHub
 from catalogs.release import open_release
 
+
 class Blind(FolderHub):
     # The control: it does not look for the marker, and takes another name when its own is taken.
-    def find(self, conversion_id):
-        return None
-
     def publish(self, release):
         self.root.mkdir(exist_ok=True)
         staging = self.root / (".incoming-%d" % os.getpid())
-        staging.mkdir()
-        self._stage(release, staging / "x")
-        place = next(self.root / ("bold-%d" % n) for n in range(999) if not (self.root / ("bold-%d" % n)).exists())
-        (staging / "x").rename(place)
-        time.sleep(0.004)  # where the answer gets lost
+        self._stage(release, staging)
+        staging.rename(next(p for p in (self.root / ("bold-%d" % n) for n in range(9)) if not p.exists()))
+        os.listdir(self.root)  # where an answer gets lost
 
-root, releases, kind = Path(sys.argv[1]), [Path(name) for name in sys.argv[3:]], sys.argv[2]
-hub = Blind(root) if kind == "blind" else FolderHub(root)
+
+def published(hub, release, dies_before):
+    # Publishes in a child that is killed before its n-th touch of the file system; says whether it survived.
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    left = [dies_before]
+
+    def touch(event, _arguments):
+        if event == "open" or event.startswith(("os.", "shutil.")):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+    sys.addaudithook(touch)
+    os.fsync = lambda _descriptor: touch("os.fsync", ())  # a killed process loses nothing that needs syncing
+    hub.publish(release)
+    os._exit(0)
+
+
+folder, kind = Path(sys.argv[1]), {"folder": FolderHub, "blind": Blind}[sys.argv[2]]
+release = open_release(Path(sys.argv[3]))
 luck = random.Random(11)
-kills = 0
-for folder in releases:
-    done = False
-    while not done:
-        child = os.fork()
-        if child == 0:
-            hub.publish(open_release(folder))
-            os._exit(0)
-        time.sleep(luck.uniform(0.0, 0.012))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitpid(child, 0)[1]
-        done = status == 0
-        kills += not done
-print(kills)
+steps, survived = 0, False
+while not survived:
+    hub = kind(folder / str(steps))
+    survived = published(hub, release, steps)
+    published(hub, release, luck.randrange(40))  # killed again somewhere, or not
+    assert published(hub, release, 10_000)
+    steps += 1
+print(steps)
 """
 
 
-def publish_under_kills(root: Path, kind: str, releases: list[Release]) -> int:
-    command = [sys.executable, "-c", KILL_LOOP, str(root), kind, *(str(release.folder) for release in releases)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+def publish_under_kills(folder: Path, kind: str, release: Release) -> list[list[str]]:
+    """Publishes one release into a fresh hub for each step at which it can be killed; returns the ids in each hub."""
+    command = [sys.executable, "-c", DYING_AT_EACH_STEP, str(folder), kind, str(release.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [published_ids(folder / str(step)) for step in range(int(done.stdout))]
 
 
 def published_ids(root: Path) -> list[str]:
@@ -215,25 +228,23 @@ def published_ids(root: Path) -> list[str]:
     return sorted(open_release(folder).conversion_id for folder in folders)
 
 
+def test_killed_at_any_step_nothing_is_lost_or_doubled_or_left(tmp_path: Path, make_release: MakeRelease) -> None:
+    hubs = publish_under_kills(tmp_path, "folder", make_release(ID))
+
+    assert len(hubs) >= 20
+    assert all(ids == [ID] for ids in hubs)
+    assert all(names(tmp_path / str(step) / ".incoming") == [] for step in range(len(hubs)))
+
+
+def test_the_same_kills_catch_a_hub_that_does_not_look_first(tmp_path: Path, make_release: MakeRelease) -> None:
+    hubs = publish_under_kills(tmp_path, "blind", make_release(ID))
+
+    assert any(len(ids) > 1 for ids in hubs)
+
+
 @pytest.fixture
 def releases(make_release: MakeRelease) -> list[Release]:
-    return [make_release(f"{number:08x}" * 8, content=bytes([number]) * 300_000) for number in range(12)]
-
-
-def test_kills_at_any_moment_lose_nothing_and_publish_nothing_twice(hub: FolderHub, releases: list[Release]) -> None:
-    kills = publish_under_kills(hub.root, "folder", releases)
-
-    assert kills >= 5
-    assert published_ids(hub.root) == sorted(release.conversion_id for release in releases)
-    for release in releases:
-        hub.publish(release)
-    assert names(hub.root / ".incoming") == []
-
-
-def test_the_same_kills_catch_a_hub_that_does_not_look_first(tmp_path: Path, releases: list[Release]) -> None:
-    publish_under_kills(tmp_path / "hub", "blind", releases)
-
-    assert len(published_ids(tmp_path / "hub")) > len(releases)
+    return [make_release(f"{number:08x}" * 8, content=bytes([number]) * 100_000) for number in range(8)]
 
 
 RACE = """
