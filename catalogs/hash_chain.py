@@ -106,7 +106,7 @@ def read_head(path: Path) -> Head | None:
     try:
         values = json.loads(path.read_text())
         return Head(int(values["sequence"]), str(values["hash"]))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as problem:
         raise Stop(f"{path}: is not a ledger head ({problem}). {_REMEDY}") from problem

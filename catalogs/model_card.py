@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import jinja2
@@ -49,7 +49,8 @@ def render_card(
 ) -> str:
     """Returns README.md for a release; the same record gives the same text.
 
-    `base_model` is the public name of the target base; `preview_name` an image file of the release.
+    `base_model` is the public name of the target base, `weights_name` the path of its U-Net's weights inside the
+    release, `preview_name` an image file of the release.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -67,6 +68,8 @@ def render_card(
         title=title,
         base_model=base_model,
         weights_name=weights_name,
+        weights_folder=str(PurePosixPath(weights_name).parent),
+        library_name=library_name,
         preview_name=preview_name,
         permissions=_permissions(record),
         rows=_rows(record),
@@ -105,10 +108,12 @@ def _licence(licence: str | None) -> dict[str, str]:
 def _permissions(record: ConversionRecord) -> list[tuple[str, str]]:
     terms = record.entry.terms
     said = {True: "yes", False: "no", None: "not stated"}
+    # An empty list next to stated permissions is a catalogue's "none"; without any it only means that nobody asked.
+    no_uses = said[None] if terms.allow_derivatives is None else "not granted"
     return [
         ("Licence", terms.licence or "not stated"),
         ("Derivatives allowed", said[terms.allow_derivatives]),
-        ("Commercial use", ", ".join(terms.allow_commercial_use) or "not granted"),
+        ("Commercial use", ", ".join(terms.allow_commercial_use) or no_uses),
         ("Use without credit", said[terms.allow_no_credit]),
         ("Other permissions for derivatives", said[terms.allow_different_licence]),
     ]

@@ -15,8 +15,7 @@ from typing import Final, Protocol, cast
 from catalogs.entry import CatalogEntry
 from catalogs.errors import Stop
 from catalogs.hash_chain import Head, canonical_json
-from catalogs.release import MANIFEST, Release, open_release
-from catalogs.store import sha256_file
+from catalogs.release import MANIFEST, Release, file_hashes, open_release
 
 BUILD_TYPE: Final = "urn:lorax:lora-transfer:v1"
 BUILDER: Final = "urn:lorax:migrate"
@@ -151,7 +150,7 @@ def provenance_document(record: ConversionRecord, *, title: str, files: Mapping[
 
 def write_manifest(folder: Path, record: ConversionRecord, *, title: str) -> Release:
     """Writes provenance.json over the files that lie in a release folder, as its last file, and opens the release."""
-    files = {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    files = {name: sha256 for name, sha256 in file_hashes(folder).items() if name != MANIFEST}
     document = json.loads(canonical_json(provenance_document(record, title=title, files=files)))
     (folder / MANIFEST).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return open_release(folder)

@@ -170,7 +170,8 @@ def _picture(row: AdapterRow) -> Picture | None:
         return None
     width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
     address = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    return Picture(address, row.image_rows, width < SMALL_IMAGE_PIXELS, f"{width} / {height}")
+    labels = tuple(" + ".join(part.strip() for part in label.split("+")) for label in row.image_rows)
+    return Picture(address, labels, width < SMALL_IMAGE_PIXELS, f"{width} / {height}")
 
 
 def _both(draw: Callable[[int], str]) -> Markup:

@@ -25,6 +25,7 @@ COMPARED: Final = {"copy": "plain copy", "random": "random"}
 CHARACTER_PIXELS: Final = 7.6
 LONGEST_LABEL: Final = 24
 ALIKE: Final = {"weights": "weights", "left": "outputs", "right": "inputs"}
+MARK_PIXELS: Final = 22
 RAMP: Final = ["#b5502f", "#d9a05b", "#e8dcc0", "#7fae96", "#1d6a55"]
 BLOCKS: Final = re.compile(r"(?P<kind>down|mid|up)_blocks?(?:\.(?P<number>\d+))?")
 
@@ -98,18 +99,19 @@ def similarity_chart(pair: PairSimilarity, *, prefix: str, width: int = WIDE) ->
     """Returns a heat strip of how alike two bases are: one column per site in the order of the network."""
     if not pair.sites:
         return ""
-    cells, groups = [], []
-    for index, site in enumerate(pair.sites):
+    sites = sorted(pair.sites, key=lambda site: (_depth(_group(site.site)), _group(site.site)))
+    groups = [_group(site.site) for site in sites]
+    cells = []
+    for index, site in enumerate(sites):
         alike = {"weights": 1 - site.weight_distance, "left": site.left, "right": site.right}
         for measure, label in ALIKE.items():
             value = min(1.0, max(0.0, alike[measure]))
             words = f"{site.site}: {label} {value:.2f} alike"
             cells.append({"index": index, "end": index + 1, "measure": label, "alike": value, "words": words})
-        groups.append(_group(site.site))
-    starts = [index for index, group in enumerate(groups) if index == 0 or groups[index - 1] != group]
-    marks = [{"index": index, "group": groups[index]} for index in starts]
-    drawn_width = int(min(18, max(2, width / len(pair.sites))) * len(pair.sites))
-    x_scale = alt.Scale(domain=[0, len(pair.sites)], nice=False, zero=False)
+    site_width = min(18, max(2, width / len(sites)))
+    marks = _block_marks(groups, least=MARK_PIXELS / site_width)
+    drawn_width = int(site_width * len(sites))
+    x_scale = alt.Scale(domain=[0, len(sites)], nice=False, zero=False)
     strip = (
         _chart(cells)
         .mark_rect(stroke=None)
@@ -232,6 +234,18 @@ def _chart(rows: Sequence[Mapping[str, object]]) -> alt.Chart:
     return alt.Chart(alt.Data(values=list(rows)))  # type: ignore[no-untyped-call]
 
 
+def _depth(group: str) -> int:
+    """Returns where a part of the network comes, from the words that go in to the picture that comes out."""
+    order = ("text", "conv in", "", "down", "mid", "up", "conv out")
+    return next((place for place, start in enumerate(order) if start and group.startswith(start)), order.index(""))
+
+
+def _block_marks(groups: Sequence[str], *, least: float) -> list[dict[str, object]]:
+    """Returns where to write the name of each part: at its first site, if it has at least so many sites."""
+    wide = [group for group in dict.fromkeys(groups) if groups.count(group) >= least]
+    return [{"index": groups.index(group), "group": group} for group in wide]
+
+
 def _svg(layers: Sequence[alt.Chart], *, height: int, prefix: str, width: int) -> str:
     chart = (
         alt.layer(*layers)
@@ -252,7 +266,7 @@ def _svg(layers: Sequence[alt.Chart], *, height: int, prefix: str, width: int) -
         .configure_axisY(grid=False, labelColor="var(--ink)")
         .configure_legend(labelColor="var(--soft)", titleColor="var(--soft)", labelFontSize=12, titleFontSize=12)
     )
-    svg: str = vl_convert.vegalite_to_svg(chart.to_dict())
+    svg: str = vl_convert.vegalite_to_svg(chart.to_dict(validate=False))
     # Several drawings share one page: their ids must not meet, nor go on counting from the last one that was drawn.
     for number, name in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', svg))):
         svg = svg.replace(f' id="{name}"', f' id="{prefix}-{number}"').replace(

@@ -51,6 +51,7 @@ class ProbeSource:
 
     name: str
     summary: str
+    depends_on_adapter: bool
     draw: Callable[[DiffusionModel, DiffusionModel, Adapter | None, ProbeSettings], Probe]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ class ScoreBench:
     ) -> None:
         self.source, self.target = source, target
         self.settings, self.batch = settings, batch
-        self._neutral: tuple[Probe, dict[str, Tensor]] | None = None
+        self._kept: dict[str, tuple[Probe, dict[str, Callable[[], Tensor]]]] = {}
 
     @classmethod
     def open(cls, source: Path, target: Path, *, settings: ProbeSettings, device: str = "cpu") -> ScoreBench:
@@ -56,29 +57,29 @@ class ScoreBench:
         }
         return ScoreCard(figures, self.settings.identity(*fingerprints, *source_adapter.trigger_words))
 
-    @torch.no_grad()
     def _run(
         self, name: str, adapter: Adapter, candidates: Mapping[str, Adapter]
     ) -> tuple[Probe, Anchors, dict[str, Tensor]]:
-        """Returns a probe, the anchors' outputs on it, and each candidate's."""
+        """Returns a probe, the anchors on it (run when a scorer asks for them), and each candidate's outputs."""
         probe, plain = self._plain(name, adapter)
-        anchors = Anchors({**plain, ADAPTED: self._outputs(self.source, adapter, probe)})
+        anchors = Anchors({**plain, ADAPTED: lambda: self._outputs(self.source, adapter, probe)})
         found = {label: self._outputs(self.target, candidate, probe) for label, candidate in candidates.items()}
-        return probe, anchors, {**found, ZERO: plain[TARGET]}
+        return probe, anchors, {**found, ZERO: anchors[TARGET]}
 
-    def _plain(self, name: str, adapter: Adapter) -> tuple[Probe, dict[str, Tensor]]:
-        """Returns a probe with the outputs of the two plain bases; computed once where the adapter plays no part."""
-        if name == "neutral" and self._neutral is not None:
-            return self._neutral
+    def _plain(self, name: str, adapter: Adapter) -> tuple[Probe, dict[str, Callable[[], Tensor]]]:
+        """Returns a probe with the two plain bases on it; drawn and run once where the adapter plays no part."""
+        if not PROBES[name].depends_on_adapter and name in self._kept:
+            return self._kept[name]
         probe = PROBES[name].draw(self.source, self.target, adapter, self.settings)
-        plain = {
-            SOURCE: self._outputs(self.source, None, probe),
-            TARGET: self._outputs(self.target, None, probe),
+        plain: dict[str, Callable[[], Tensor]] = {
+            SOURCE: cache(lambda: self._outputs(self.source, None, probe)),
+            TARGET: cache(lambda: self._outputs(self.target, None, probe)),
         }
-        if name == "neutral":
-            self._neutral = (probe, plain)
+        if not PROBES[name].depends_on_adapter:
+            self._kept[name] = (probe, plain)
         return probe, plain
 
+    @torch.no_grad()
     def _outputs(self, model: DiffusionModel, adapter: Adapter | None, probe: Probe) -> Tensor:
         """Returns the model's outputs on every row of the probe, flattened to (rows, features)."""
         with model.patched(adapter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,19 +21,22 @@ class Figure:
     high: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Anchors:
-    """Outputs of the models on one probe, each (rows, features) float32: source, source+adapter, target by name."""
+    """Outputs of the models on one probe, each (rows, features) float32, by name; run when first asked for."""
 
-    outputs: Mapping[str, Tensor]
+    def __init__(self, runs: Mapping[str, Callable[[], Tensor]]) -> None:
+        self._runs = {name: cache(run) for name, run in runs.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._runs[name]()
 
     def effect_at_home(self) -> Tensor:
         """Returns what the adapter changes in its own base, (rows, features)."""
-        return self.outputs[ADAPTED] - self.outputs[SOURCE]
+        return self[ADAPTED] - self[SOURCE]
 
     def effect_of(self, candidate: Tensor) -> Tensor:
         """Returns what a candidate changes in the target base, (rows, features)."""
-        return candidate - self.outputs[TARGET]
+        return candidate - self[TARGET]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

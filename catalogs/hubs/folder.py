@@ -99,6 +99,7 @@ class FolderHub:
         """Copies the files, the manifest last, checking every byte on the way and syncing all of it."""
         staging.mkdir()
         for file_name, sha256 in sorted(release.files, key=lambda file: file[0] == MANIFEST):
+            (staging / file_name).parent.mkdir(exist_ok=True)
             copied = _copy(release.folder / file_name, staging / file_name)
             if copied != sha256:
                 raise Refused(
@@ -106,7 +107,8 @@ class FolderHub:
                     f"{file_name} has sha256 {copied}, the release was opened with {sha256}; build it again",
                     where=str(release.folder),
                 )
-        sync_folder(staging)
+        for folder in {(staging / file_name).parent for file_name, _ in release.files}:
+            sync_folder(folder)
 
     def _settle_taken(self, place: Path, conversion_id: str) -> None:
         """Refuses a place that something else holds; returns quietly if another process just published this very id."""

@@ -21,4 +21,6 @@ def draw(source: DiffusionModel, target: DiffusionModel, _adapter: Adapter | Non
     return look_at(source, clean, prompts=prompts, settings=settings)
 
 
-PROBE = ProbeSource("neutral", "images drawn by the two plain bases for neutral prompts", draw)
+PROBE = ProbeSource(
+    "neutral", "images drawn by the two plain bases for neutral prompts", depends_on_adapter=False, draw=draw
+)

@@ -16,4 +16,6 @@ def draw(source: DiffusionModel, _target: DiffusionModel, adapter: Adapter | Non
     return look_at(source, clean, prompts=prompts, settings=settings)
 
 
-PROBE = ProbeSource("own-samples", "images drawn by source+adapter for the adapter's own words", draw)
+PROBE = ProbeSource(
+    "own-samples", "images drawn by source+adapter for the adapter's own words", depends_on_adapter=True, draw=draw
+)

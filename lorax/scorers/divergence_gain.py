@@ -14,8 +14,8 @@ from lorax.scorer import ADAPTED, TARGET, Anchors, Scorer, squared
 
 
 def _terms(anchors: Anchors, candidate: Tensor) -> Tensor:
-    wanted = anchors.outputs[ADAPTED]
-    return torch.stack([squared(wanted - candidate), squared(wanted - anchors.outputs[TARGET])], dim=1)
+    wanted = anchors[ADAPTED]
+    return torch.stack([squared(wanted - candidate), squared(wanted - anchors[TARGET])], dim=1)
 
 
 def _figure(sums: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from lorax.scorer import TARGET, Anchors, Scorer, squared
 
 
 def _terms(anchors: Anchors, candidate: Tensor) -> Tensor:
-    return torch.stack([squared(anchors.effect_of(candidate)), squared(anchors.outputs[TARGET])], dim=1)
+    return torch.stack([squared(anchors.effect_of(candidate)), squared(anchors[TARGET])], dim=1)
 
 
 def _figure(sums: Tensor) -> Tensor:

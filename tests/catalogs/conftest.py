@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,19 @@ from catalogs.store import sha256_file
 from tests.stand_ins.ledger_story import story
 
 
-@pytest.fixture
-def told() -> Iterator[Reader]:
+@pytest.fixture(scope="session")
+def told() -> Reader:
     """A reader of a ledger that holds a whole run."""
     with Ledger.in_memory(run_id="run-1") as ledger:
         ledger.append_many(story())
-        yield ledger.reader()
+        return ledger.reader()
+
+
+@pytest.fixture(scope="session")
+def empty() -> Reader:
+    """A reader of a ledger that holds nothing."""
+    with Ledger.in_memory() as ledger:
+        return ledger.reader()
 
 
 @pytest.fixture

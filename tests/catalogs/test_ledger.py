@@ -153,8 +153,11 @@ def test_a_reader_in_another_process_never_stops_a_writer(path: Path) -> None:
 
 
 def test_reading_where_nothing_was_written_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(Stop, match=r"no ledger here yet.*run `lorax migrate`"):
-        open_reader(tmp_path)
+    (tmp_path / "file").touch()
+
+    for place in (tmp_path, tmp_path / "nowhere", tmp_path / "file"):
+        with pytest.raises(Stop, match=r"no ledger here yet.*run `lorax migrate`"):
+            open_reader(place)
 
 
 def test_reading_what_a_first_run_barely_began_says_the_same(path: Path) -> None:

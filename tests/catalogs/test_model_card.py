@@ -78,6 +78,16 @@ def test_the_card_shows_scores_source_terms_and_how_to_use_it(record: Conversion
     assert "by somebody" in text
 
 
+def test_peft_files_are_loaded_by_peft_from_their_folder(record: ConversionRecord) -> None:
+    flat = card(record, library_name="peft", weights_name="adapter_model.safetensors")
+    nested = card(record, library_name="peft", weights_name="unet/adapter_model.safetensors")
+
+    assert 'PeftModel.from_pretrained(pipeline.unet, ".")' in flat
+    assert 'PeftModel.from_pretrained(pipeline.unet, "unet")' in nested
+    assert "load_lora_weights" not in nested
+    assert front_matter(nested)["library_name"] == "peft"
+
+
 def test_tables_are_whole_so_that_they_render(record: ConversionRecord) -> None:
     lines = card(record).splitlines()
     for number, line in enumerate(lines):
@@ -99,6 +109,18 @@ def test_a_card_without_scores_preview_or_words_says_so_and_shows_no_empty_part(
     assert "Verdict" not in text
     assert "Sites" not in text
     assert "\n\n\n\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("terms", "shown"),
+    [
+        (Terms(licence="mit"), "not stated"),
+        (Terms(allow_derivatives=True), "not granted"),
+        (Terms(allow_derivatives=True, allow_commercial_use=("Image", "Sell")), "Image, Sell"),
+    ],
+)
+def test_commercial_use_is_never_claimed_wider_than_stated(record: ConversionRecord, terms: Terms, shown: str) -> None:
+    assert f"| Commercial use | {shown} |" in card(replace(record, entry=replace(record.entry, terms=terms)))
 
 
 def test_the_same_record_gives_the_same_card(record: ConversionRecord) -> None:

@@ -19,13 +19,11 @@ def test_the_questions_that_users_ask_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_query_answers_on_an_empty_ledger_and_on_a_full_one(name: str, told: Reader) -> None:
-    with Ledger.in_memory() as ledger:
-        empty = run_query(ledger.reader(), name)
-    full = run_query(told, name)
+def test_each_query_answers_on_an_empty_ledger_and_on_a_full_one(name: str, told: Reader, empty: Reader) -> None:
+    none, full = run_query(empty, name), run_query(told, name)
 
-    assert len(empty) == 0
-    assert list(empty.columns) == list(full.columns)
+    assert len(none) == 0
+    assert list(none.columns) == list(full.columns)
     assert len(full) > 0 or name in ("pending", "failed")
 
 

@@ -40,7 +40,9 @@ def test_an_altered_missing_or_added_file_is_named(make_release: MakeRelease) ->
     assert caught.value.reason == "hash-mismatch"
 
 
-@pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "a\nb", "x" * 200, "café"])
+@pytest.mark.parametrize(
+    "name", ["../escape", "a/b/c", "/a", "a//b", "a/..", "./a", "", ".hidden", "a/.hidden", "a\nb", "x" * 200, "café"]
+)
 def test_names_that_could_be_paths_are_refused(make_release: MakeRelease, name: str) -> None:
     release = make_release(ID)
     rewrite(release, lambda m: m["subject"].append({"name": name, "digest": {"sha256": "0" * 64}}))
@@ -68,9 +70,24 @@ def test_a_broken_manifest_is_no_marker(make_release: MakeRelease, content: str)
         open_release(release.folder)
 
 
-def test_links_and_folders_are_no_part_of_a_release(make_release: MakeRelease) -> None:
+def test_a_release_may_hold_a_folder_per_component(make_release: MakeRelease) -> None:
     release = make_release(ID)
-    (release.folder / "link.txt").symlink_to(release.folder / "README.md")
+    weights = release.folder / "unet" / "adapter_model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"unet")
+    named = {"name": "unet/adapter_model.safetensors", "digest": {"sha256": sha256_file(weights)}}
+    rewrite(release, lambda m: m["subject"].append(named))
+
+    assert dict(open_release(release.folder).files)["unet/adapter_model.safetensors"] == sha256_file(weights)
+    weights.write_bytes(b"altered")
+    with pytest.raises(Refused, match=r"unet/adapter_model\.safetensors differ"):
+        open_release(release.folder)
+
+
+@pytest.mark.parametrize("target", ["README.md", "."])
+def test_links_are_no_part_of_a_release(make_release: MakeRelease, target: str) -> None:
+    release = make_release(ID)
+    (release.folder / "link").symlink_to(release.folder / target)
 
     with pytest.raises(Refused, match="not a plain file"):
         open_release(release.folder)

@@ -61,7 +61,7 @@ def scored(name: str, gain: float, *, image: bytes | Path | None = None, state: 
         "converted": {"divergence_gain": Measured(gain, gain - 0.05, gain + 0.05), "drift": Measured(None)},
         "copy": {"divergence_gain": Measured(gain - 0.2)},
     }
-    rows = ("source + adapter", "target + converted") if image else ()
+    rows = ("source+adapter", "target + converted") if image else ()
     return AdapterRow(name, f"{name}.safetensors", state, "gate-passed", figures=figures, image=image, image_rows=rows)
 
 
@@ -183,18 +183,10 @@ def test_an_empty_catalogue_still_gives_a_page(tmp_path: Path) -> None:
     assert "The catalogue holds no entries." in Page(render_report(report(), tmp_path / "r.html")).text
 
 
-def test_the_same_data_gives_the_same_file_and_nothing_beside_it(tmp_path: Path, told: Reader) -> None:
+def test_a_story_from_the_ledger_becomes_a_whole_page_and_always_the_same(tmp_path: Path, told: Reader) -> None:
     data = report_data_from_ledger(told, "run-1")
-
-    first = render_report(data, tmp_path / "a" / "report.html").read_bytes()
-    second = render_report(data, tmp_path / "a" / "report.html").read_bytes()
-
-    assert first == second
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["report.html"]
-
-
-def test_a_story_from_the_ledger_becomes_a_whole_page(tmp_path: Path, told: Reader) -> None:
-    page = Page(render_report(report_data_from_ledger(told, "run-1"), tmp_path / "r.html"))
+    path = render_report(data, tmp_path / "reports" / "run-1.html")
+    first, page = path.read_bytes(), Page(path)
 
     for words in (
         "How alike digits-v1 and digits-v2 are",
@@ -205,3 +197,5 @@ def test_a_story_from_the_ledger_becomes_a_whole_page(tmp_path: Path, told: Read
     ):
         assert words in page.text
     assert len(page.find("svg")) == 6
+    assert render_report(data, path).read_bytes() == first
+    assert [file.name for file in path.parent.iterdir()] == ["run-1.html"]

@@ -81,8 +81,27 @@ def test_a_strip_has_a_cell_per_site_and_measure_and_names_the_blocks() -> None:
     assert len(cells) == 27
     assert "unet:down_blocks.0.attn.to_q.0: weights 0.75 alike" in cells
     assert "text_encoder:text_model.encoder.layers.0.q_proj: outputs 0.00 alike" in cells
-    assert {"down 0", "down 1", "text encoder"} <= set(texts(svg))
+    assert {"down 0", "down 1"} <= set(texts(svg))
     assert similarity_chart(PairSimilarity("a", "b", ()), prefix="s") == ""
+
+
+def test_sites_stand_in_the_order_of_the_network_and_small_parts_go_unnamed() -> None:
+    blocks = ["conv_out", "up_blocks.0", "mid_block", "down_blocks.1", "down_blocks.0", "time_embedding", "conv_in"]
+    sites = [
+        SiteSimilarity(f"unet:{block}.{number}", 0.1, 0.9, 0.9)
+        for block in blocks
+        for number in range(2 if "blocks" not in block else 60)
+    ]
+    svg = similarity_chart(PairSimilarity("a", "b", tuple(sites)), prefix="s")
+
+    first = dict.fromkeys(label.split(":")[1].rsplit(".", 1)[0] for label in words(svg) if " alike" in label)
+    assert list(first) == [
+        *("conv_in", "time_embedding", "down_blocks.0", "down_blocks.1"),
+        *("mid_block", "up_blocks.0", "conv_out"),
+    ]
+    assert [text for text in texts(svg) if text.split()[0] in ("conv", "time", "down", "mid", "up")] == [
+        *("down 0", "down 1", "up 0")
+    ]
 
 
 def test_a_name_full_of_markup_stays_text() -> None:

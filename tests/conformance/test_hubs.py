@@ -13,8 +13,7 @@ import pytest
 from catalogs.errors import Refused
 from catalogs.hub import Hub, OpenHub
 from catalogs.hubs import HUBS
-from catalogs.release import Release, open_release
-from catalogs.store import sha256_file
+from catalogs.release import Release, file_hashes, open_release
 
 every_hub = pytest.mark.parametrize("kind", HUBS.values(), ids=HUBS)
 IDS = [f"{number:02x}" * 32 for number in range(3)]
@@ -24,7 +23,9 @@ def release(folder: Path, conversion_id: str, *, title: str = "Bold") -> Release
     folder.mkdir(parents=True)
     (folder / "bold.safetensors").write_bytes(conversion_id.encode())
     (folder / "README.md").write_text(f"# {title}\n")
-    subject = [{"name": path.name, "digest": {"sha256": sha256_file(path)}} for path in sorted(folder.iterdir())]
+    (folder / "unet").mkdir()
+    (folder / "unet" / "adapter_model.safetensors").write_bytes(b"unet of " + conversion_id.encode())
+    subject = [{"name": name, "digest": {"sha256": sha256}} for name, sha256 in file_hashes(folder).items()]
     manifest = {"subject": subject, "conversion_id": conversion_id, "title": title}
     (folder / "provenance.json").write_text(json.dumps(manifest))
     return open_release(folder)
@@ -56,7 +57,7 @@ def test_looking_leaves_no_trace(kind: Hub, place: Path) -> None:
 
 
 @every_hub
-def test_a_publication_is_found_by_another_session_with_the_hashes_of_its_files(
+def test_a_publication_is_found_by_another_process_with_the_hashes_of_its_files(
     kind: Hub, place: Path, tmp_path: Path
 ) -> None:
     one = release(tmp_path / "release", IDS[0])

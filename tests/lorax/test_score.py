@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ from tests.stand_ins.tiny_bases import make_adapter
 def scaled(adapter: Adapter, factor: float) -> Adapter:
     updates = {site: replace(update, scale=factor * update.scale) for site, update in adapter.updates.items()}
     return replace(adapter, updates=updates)
+
+
+def given(outputs: dict[str, torch.Tensor]) -> Anchors:
+    return Anchors({name: partial(torch.clone, output) for name, output in outputs.items()})
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +100,7 @@ def test_an_interval_narrows_as_the_probe_grows() -> None:
         generator = torch.Generator().manual_seed(0)
         wanted, plain = torch.randn(images, 4, generator=generator), torch.zeros(images, 4)
         candidate = wanted + torch.randn(images, 4, generator=generator)
-        anchors = Anchors({"source": plain, "source+adapter": wanted, "target": plain})
+        anchors = given({"source": plain, "source+adapter": wanted, "target": plain})
         found = measure(SCORERS["divergence_gain"], anchors, candidate=candidate, group=torch.arange(images))
         widths.append(found.high - found.low)
 
@@ -110,8 +115,8 @@ def test_the_interval_counts_images_and_not_noise_levels() -> None:
     once = {"source": torch.zeros(10, 4), "source+adapter": wanted, "target": torch.zeros(10, 4)}
     scorer = SCORERS["divergence_gain"]
 
-    many = measure(scorer, Anchors(repeated), candidate=(wanted + noise).repeat(5, 1), group=torch.arange(10).repeat(5))
-    single = measure(scorer, Anchors(once), candidate=wanted + noise, group=torch.arange(10))
+    many = measure(scorer, given(repeated), candidate=(wanted + noise).repeat(5, 1), group=torch.arange(10).repeat(5))
+    single = measure(scorer, given(once), candidate=wanted + noise, group=torch.arange(10))
 
     assert isinstance(many, Figure)
     assert (many.low, many.high) == (pytest.approx(single.low), pytest.approx(single.high))
