@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import packages_distributions
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.architecture.sources import PACKAGES, REPOSITORY, tracked_files
+from tests.architecture.sources import PACKAGES, REPOSITORY, parsed, python_files, tracked_files
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,25 @@ def test_the_lock_meets_every_requirement(pyproject: dict[str, Any], lock: dict[
         if not requirement.specifier.contains(lock.get(canonicalize_name(requirement.name), "0"))
     ]
     assert unmet == []
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Returns the top-level names of the modules that a module imports anywhere in it."""
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0}
+    return {name.partition(".")[0] for name in names}
+
+
+def test_every_third_party_import_is_a_declared_dependency(pyproject: dict[str, Any]) -> None:
+    declared = {canonicalize_name(Requirement(text).name) for text in pyproject["project"]["dependencies"]}
+    providers = packages_distributions()
+    used = {name for path in python_files(*PACKAGES) for name in imported(parsed(path))}
+    foreign = used - set(sys.stdlib_module_names) - set(PACKAGES)
+    undeclared = {
+        name for name in foreign if not declared & {canonicalize_name(each) for each in providers.get(name, [name])}
+    }
+    assert "torch" in foreign
+    assert undeclared == set()
 
 
 def test_the_lock_holds_plain_pins_only() -> None:

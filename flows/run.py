@@ -1,0 +1,155 @@
+"""One run of a migration: its ledger, its watcher, its stopwatch, and the way in which shards are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from prefect import Task
+from prefect.futures import PrefectFuture, as_completed
+
+import catalogs.errors
+import lorax.errors
+from catalogs.ledger import Fact, Ledger
+from flows.folders import Folders
+from flows.journal import Journal
+from flows.progress import Stage, Watcher
+from flows.run_facts import new_run_id, run_started
+from flows.settings import Migration
+from flows.stopwatch import LEDGER, Stopwatch
+from flows.to_do import Item
+from tasks.border import Ended, unexpected
+from tasks.ticks import listening
+
+T = TypeVar("T")
+STOPS = (catalogs.errors.Stop, lorax.errors.Stop)
+SHOWN_NAMES = 2
+
+
+@dataclass(slots=True)
+class Run:
+    """A run in progress. Only this object writes to the ledger, and its first words are that the run has started."""
+
+    run_id: str
+    migration: Migration
+    folders: Folders
+    ledger: Ledger
+    watcher: Watcher
+    watch: Stopwatch
+    has_begun: bool = False
+
+    @property
+    def journal(self) -> Journal:
+        """Answers about all work so far, this run's included."""
+        return Journal(self.ledger)
+
+    def record(self, facts: Sequence[Fact]) -> None:
+        """Appends facts in one transaction."""
+        if not facts:
+            return
+        with self.watch.measuring(LEDGER):
+            self.ledger.append_many(facts if self.has_begun else [run_started(self.run_id, self.migration), *facts])
+        self.has_begun = True
+
+    def one(self, stage: str, task: Task[..., Any], /, **arguments: Any) -> Any:  # noqa: ANN401 - the task's own result
+        """Runs one task as a stage of one item and returns its result."""
+        with self.watcher.stage(stage, 1):
+            timed = task.submit(**arguments).result()
+        self.watch.add_work(stage, [(timed["began"], timed["ended"])])
+        return timed["result"]
+
+    def shards(
+        self,
+        stage: str,
+        task: Task[..., Any],
+        items: Sequence[Item],
+        *,
+        size: int,
+        arguments: Callable[[Sequence[Item]], dict[str, Any]],
+        settle: Callable[[Sequence[Item], list[Any] | Ended], None],
+    ) -> None:
+        """Runs a task over shards of `items` and hands each shard's records to `settle` as soon as they are there.
+
+        A shard that fails as a whole comes with the record of why instead. lorax's and catalogs' Stop end the run.
+        """
+        if not items:
+            return
+        intervals: list[tuple[float, float]] = []
+        with self.watcher.stage(stage, len(items)) as bar, _ticking(stage, bar):
+            futures = self._submit(task, items, size=size, arguments=arguments)
+            done = 0
+            for future in as_completed(list(futures)):
+                shard = futures[future]
+                settle(shard, _records(future, intervals))
+                done += len(shard)
+                bar.reach(done)
+        self.watch.add_work(stage, intervals)
+
+    def _submit(
+        self,
+        task: Task[..., Any],
+        items: Sequence[Item],
+        *,
+        size: int,
+        arguments: Callable[[Sequence[Item]], dict[str, Any]],
+    ) -> dict[PrefectFuture[Any], Sequence[Item]]:
+        parts = [items[start : start + size] for start in range(0, len(items), size)]
+        return {
+            _named(task, label_of(part, number=number, count=len(parts))).submit(**arguments(part)): part
+            for number, part in enumerate(parts, start=1)
+        }
+
+
+@contextmanager
+def opened(migration: Migration, folders: Folders, *, watcher: Watcher, watch: Stopwatch) -> Iterator[Run]:
+    """Yields a run on the ledger of a data folder; raises catalogs.errors.Stop where another run has it."""
+    run_id = new_run_id()
+    with watch.measuring(LEDGER):
+        ledger = Ledger.open(folders.ledger, run_id=run_id)
+    try:
+        yield Run(run_id, migration, folders, ledger, watcher, watch)
+    finally:
+        with watch.measuring(LEDGER):
+            ledger.close()
+
+
+def label_of(shard: Sequence[Item], *, number: int, count: int) -> str:
+    """Returns a shard's name for people, such as `2/3: bold, thin, +6`."""
+    names = [item.name for item in shard[:SHOWN_NAMES]]
+    rest = len(shard) - len(names)
+    return f"{number}/{count}: {', '.join([*names, *([f'+{rest}'] if rest else [])])}"
+
+
+def _named(task: Task[..., Any], label: str) -> Task[..., Any]:
+    """Returns the task under a name for people. A function, since in a text braces would be taken for parameters."""
+    return task.with_options(task_run_name=lambda: f"{task.name} {label}")
+
+
+@contextmanager
+def _ticking(stage: str, bar: Stage) -> Iterator[None]:
+    """Moves a stage's bar within shards, where they run in this process."""
+    done = 0.0
+
+    def listener(name: str, share: float) -> None:
+        nonlocal done
+        if name == stage:
+            done += share
+            bar.reach(done)
+
+    with listening(listener):
+        yield
+
+
+def _records(future: PrefectFuture[Any], intervals: list[tuple[float, float]]) -> list[Any] | Ended:
+    """Returns a shard's records and notes when it worked; or why it failed as a whole."""
+    try:
+        timed = future.result()
+    except STOPS:
+        raise
+    except Exception as problem:  # noqa: BLE001 - a shard's worker died or its task has a defect: the others go on
+        return unexpected(problem)
+    intervals.append((timed["began"], timed["ended"]))
+    records: list[Any] = timed["result"]
+    return records

@@ -1,0 +1,215 @@
+"""Score a shard of conversions beside their controls, judge them, and draw their before/after grids."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypedDict
+
+import lorax
+from lorax.adapter import Adapter
+from lorax.base_model import BaseModel
+from lorax.convert import convert_adapters
+from lorax.errors import Refused, Unsupported
+from lorax.gate import GateSettings, judge
+from lorax.probe import ProbeSettings, prompts_for
+from lorax.read import AdapterFiles, read_adapter
+from lorax.score import ScoreBench
+from lorax.score_card import ScoreCard
+from lorax.scorer import Figure
+from tasks.bases import BaseFolder, candidates, open_base
+from tasks.border import Ended, attempt
+from tasks.conversion import staged_files
+from tasks.crash_points import AFTER_SCORING, crash_point
+from tasks.device import device
+from tasks.picture import save_grid
+from tasks.planning import CONTROLS, PreparedPair, probe_settings
+from tasks.plans import open_plan
+from tasks.reading import read_stored
+from tasks.survey import FoundFile
+from tasks.ticks import tick
+
+GRID_COLUMNS = 5
+
+_one_at_a_time = threading.Lock()
+"""Adapters are patched into the models of this process, so two scores at once would see each other's adapter."""
+
+
+class UnreadableConversionError(Exception):
+    """A converted file is refused by our own reader: a defect of the writer, not of the adapter."""
+
+
+class ScoreItem(TypedDict):
+    """A staged conversion, and the source adapter that it came from. `card`: figures of an earlier run, if any."""
+
+    entry_key: str
+    entry: dict[str, Any]
+    files: list[FoundFile]
+    conversion_id: str
+    card: dict[str, Any] | None
+
+
+class Scored(TypedDict):
+    """One conversion after scoring. `scored` is None where the figures of an earlier run were used."""
+
+    entry_key: str
+    conversion_id: str
+    scored: dict[str, Any] | None
+    judged: dict[str, Any] | None
+    ended: Ended | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    """What all conversions of a shard share."""
+
+    pair: PreparedPair
+    known: Sequence[BaseModel]
+    target: BaseModel
+    folders: tuple[str, str]
+    settings: ProbeSettings
+    gate: GateSettings
+    conversions: Path
+    images: Path
+
+
+def score_shard(
+    items: Sequence[ScoreItem],
+    *,
+    pair: PreparedPair,
+    bases: Sequence[BaseFolder],
+    probe: Mapping[str, Any],
+    gate: Mapping[str, float],
+    conversions: str,
+    images: str,
+) -> list[Scored]:
+    """Returns one record per conversion, the verdict among it."""
+    folders = {base["name"]: base for base in bases}
+    work = _Work(
+        pair=pair,
+        known=candidates(bases),
+        target=open_base(folders[pair["target"]]).base,
+        folders=(folders[pair["source"]]["path"], folders[pair["target"]]["path"]),
+        settings=probe_settings(probe),
+        gate=GateSettings(**gate),
+        conversions=Path(conversions),
+        images=Path(images),
+    )
+    with _one_at_a_time:
+        return [_score(work, item) for item in items]
+
+
+def score_key(pair: PreparedPair, *, probe: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a score depends on besides the conversion: equal keys, equal figures."""
+    return {
+        "probe": dict(probe),
+        "controls": {name: pair["plans"][name]["plan_id"] for name in CONTROLS},
+        "version": lorax.__version__,
+    }
+
+
+def _score(work: _Work, item: ScoreItem) -> Scored:
+    known = item["card"]
+    fresh = None if known else attempt(lambda: _measure(work, item))
+    if isinstance(fresh, Ended):
+        return _record(item, why=fresh)
+    verdict = attempt(lambda: judge(_card(known or fresh or {}), work.gate))
+    if isinstance(verdict, Ended):
+        return _record(item, why=verdict)
+    judged = {
+        "passed": verdict.passed,
+        "reasons": [list(reason) for reason in verdict.reasons],
+        "gate": dataclasses.asdict(work.gate),
+    }
+    return _record(item, scored=fresh, judged=judged)
+
+
+def _measure(work: _Work, item: ScoreItem) -> dict[str, Any]:
+    """Returns the body of a `scored` event; the picture is written on the way."""
+    began = time.monotonic()
+    adapter = _with_words(read_stored(item["files"], item["entry"], work.known), item["entry"])
+    own = {"converted": _read_back(work, item)}
+    others = {name: _control(work, name, adapter) for name in CONTROLS}
+    rivals = {name: other for name, other in others.items() if other is not None}
+    bench = _bench(work.folders, work.settings, device())
+    plan = work.pair["plans"][work.pair["method"]]
+    fingerprints = (plan["source_fingerprint"], plan["target_fingerprint"])
+    card = bench.score(adapter, {**own, **rivals}, fingerprints=fingerprints)
+    prompts = prompts_for(
+        dataclasses.replace(work.settings, samples=min(GRID_COLUMNS, len(work.settings.prompts))), adapter.trigger_words
+    )
+    shown = {name: rivals[name] for name in ("copy",) if name in rivals} | own
+    rows = bench.images(adapter, shown, prompts=prompts)
+    path = work.images / f"{item['conversion_id']}.png"
+    save_grid(path, {label: row.numpy() for label, row in rows.items()})
+    crash_point(AFTER_SCORING)
+    tick("score")
+    return {
+        **json.loads(card.to_json()),
+        "score_key": score_key(work.pair, probe=dataclasses.asdict(work.settings)),
+        "images": f"{work.images.name}/{path.name}",
+        "image_rows": list(rows),
+        "image_prompts": list(prompts),
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _with_words(adapter: Adapter, entry: Mapping[str, Any]) -> Adapter:
+    """Returns the adapter with the catalogue's trigger words where it has some: those are the ones people type."""
+    words = tuple(entry.get("trigger_words") or ())
+    return dataclasses.replace(adapter, trigger_words=words) if words else adapter
+
+
+def _read_back(work: _Work, item: ScoreItem) -> Adapter:
+    """Returns the conversion as a user of the published file will get it."""
+    folder = staged_files(work.conversions, item["conversion_id"])
+    weights = next(folder.glob("*.safetensors"))
+    config = next(folder.glob("*.json"), None)
+    files = AdapterFiles(weights=weights, config=config, name=weights.name)
+    try:
+        return read_adapter(files, candidates=[work.target], labels=(work.target.name,))
+    except Refused as problem:
+        raise UnreadableConversionError(f"{folder}: what was written cannot be read back: {problem}") from problem
+
+
+def _control(work: _Work, name: str, adapter: Adapter) -> Adapter | None:
+    plan = open_plan(work.pair["plans"][name]["path"])
+    [result] = convert_adapters(plan, [adapter], target=work.target)
+    return None if isinstance(result, Unsupported) else result.adapter
+
+
+@lru_cache(maxsize=1)
+def _bench(folders: tuple[str, str], settings: ProbeSettings, on: str) -> ScoreBench:
+    """Returns both bases in memory, kept for the next shard."""
+    return ScoreBench.open(Path(folders[0]), Path(folders[1]), settings=settings, device=on)
+
+
+def _card(body: Mapping[str, Any]) -> ScoreCard:
+    """Returns the card of a `scored` event; the ledger keeps a figure that is not finite as null."""
+    figures = {
+        candidate: {
+            name: Figure(**{part: math.nan if number is None else number for part, number in figure.items()})
+            for name, figure in found.items()
+        }
+        for candidate, found in body["figures"].items()
+    }
+    return ScoreCard(figures, body["probe_id"])
+
+
+def _record(
+    item: ScoreItem,
+    *,
+    scored: dict[str, Any] | None = None,
+    judged: dict[str, Any] | None = None,
+    why: Ended | None = None,
+) -> Scored:
+    return Scored(
+        entry_key=item["entry_key"], conversion_id=item["conversion_id"], scored=scored, judged=judged, ended=why
+    )

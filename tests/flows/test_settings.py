@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from flows import settings
+from flows.settings import Migration, SettingsError, data_folder, fingerprint, load_migration
+
+GOOD = """
+name = "old-to-new"
+[catalogue]
+path = "loras"
+[bases.old]
+path = "bases/old"
+labels = ["Old One"]
+[bases.new]
+path = "bases/new"
+[[pairs]]
+source = "old"
+target = "new"
+method = "copy"
+[score]
+prompts = ["a digit"]
+"""
+
+
+def write(folder: Path, text: str = GOOD) -> Path:
+    for name in ("loras", "bases/old", "bases/new"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    file = folder / "migration.toml"
+    file.write_text(text)
+    return file
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load_migration(write(folder, text))
+    return str(caught.value)
+
+
+def test_paths_are_relative_to_the_file_wherever_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "somewhere")
+    monkeypatch.chdir(tmp_path)
+    found = load_migration(Path("somewhere/migration.toml"))
+    assert found.catalogue.path == file.parent / "loras"
+    assert found.bases["old"].path == file.parent / "bases" / "old"
+
+
+def test_the_hub_lies_in_the_data_folder_unless_it_is_said_otherwise(tmp_path: Path) -> None:
+    found = load_migration(write(tmp_path))
+    assert found.hub_folder(tmp_path / "d") == tmp_path / "d" / "hub"
+
+
+def test_a_hub_path_is_relative_to_the_file_too(tmp_path: Path) -> None:
+    found = load_migration(write(tmp_path, GOOD + '[hub]\npath = "../public"\n'))
+    assert found.hub_folder(tmp_path / "d") == tmp_path.parent / "public"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "table", "meant"),
+    [
+        ('nmae = "x"\n' + GOOD, "top level", "name"),
+        (GOOD.replace("prompts", "promts"), "[score]", "prompts"),
+        (GOOD.replace("labels", "label"), "[bases.old]", "labels"),
+        (GOOD.replace("method", "methd"), "[[pairs]] number 1", "method"),
+        (GOOD + "[gate]\ndivergence_gian = 1.0\n", "[gate]", "divergence_gain"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_its_table_and_the_nearest_known_name(
+    tmp_path: Path, wrong: str, table: str, meant: str
+) -> None:
+    text = refusal(tmp_path, wrong)
+    assert f"migration.toml {table}: unknown setting" in text
+    assert f"did you mean '{meant}'?" in text
+
+
+def test_a_name_like_no_other_gets_the_list_of_names(tmp_path: Path) -> None:
+    assert "known: allowed_under_copy, divergence_gain" in refusal(tmp_path, GOOD + "[gate]\nzzzzzz = 1\n")
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    text = refusal(tmp_path, GOOD.replace('["a digit"]', "[]").replace('name = "old-to-new"', ""))
+    assert "'name' is missing" in text
+    assert "[score]: prompts" in text
+
+
+def test_a_missing_folder_is_named_with_its_table(tmp_path: Path) -> None:
+    text = refusal(tmp_path, GOOD.replace("bases/new", "bases/nowhere"))
+    assert f"[bases.new]: path: there is no folder {tmp_path / 'bases' / 'nowhere'}" in text
+
+
+def test_a_pair_of_an_unknown_base_is_refused(tmp_path: Path) -> None:
+    text = refusal(tmp_path, GOOD.replace('target = "new"', 'target = "nwe"'))
+    assert "[[pairs]] number 1: target: there is no [bases.nwe]; did you mean 'new'?" in text
+
+
+def test_two_targets_for_one_source_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    more = GOOD.replace("[score]", '[[pairs]]\nsource = "old"\ntarget = "new"\n[score]')
+    assert "write a second settings file" in refusal(tmp_path, more)
+
+
+def test_a_pair_of_a_base_with_itself_is_refused(tmp_path: Path) -> None:
+    assert "source and target are both 'old'" in refusal(tmp_path, GOOD.replace('target = "new"', 'target = "old"'))
+
+
+def test_a_file_that_is_not_there_is_named_with_the_folder_that_was_looked_in(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nothing\.toml: no such file \(looked in"):
+        load_migration(tmp_path / "nothing.toml")
+
+
+def test_text_that_is_no_toml_is_refused_with_its_line(tmp_path: Path) -> None:
+    assert "line 1" in refusal(tmp_path, "name = = 1")
+
+
+def test_the_data_folder_is_the_one_given_then_the_environment_then_the_default(tmp_path: Path) -> None:
+    environment = {"LORAX_DATA": str(tmp_path / "from-environment")}
+    assert data_folder(tmp_path / "given", environment) == tmp_path / "given"
+    assert data_folder(None, environment) == tmp_path / "from-environment"
+    assert data_folder(None, {}) == Path.cwd() / "lorax-data"
+
+
+def test_settings_that_are_spelled_out_are_the_same_as_defaults(tmp_path: Path) -> None:
+    short = load_migration(write(tmp_path))
+    full = load_migration(write(tmp_path, GOOD + "samples = 16\n[gate]\ndivergence_gain = 0.4\n"))
+    assert short.effective() == full.effective()
+
+
+def test_the_fingerprint_sees_values_and_not_their_order() -> None:
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+
+
+def test_the_tables_have_the_names_and_defaults_of_what_they_configure() -> None:
+    """A setting that the library does not know, or another default than the library's, would be a lie in the docs."""
+    from catalogs.policy import Policy
+    from lorax.gate import GateSettings
+    from lorax.probe import ProbeSettings
+
+    for table, kind in (
+        (settings.ScoreTable, ProbeSettings),
+        (settings.GateTable, GateSettings),
+        (settings.PolicyTable, Policy),
+    ):
+        theirs = {field.name: field.default for field in dataclasses.fields(kind)}
+        ours = {name: field.default for name, field in table.model_fields.items()}
+        required = {name for name, field in table.model_fields.items() if field.is_required()}
+        assert {name: value for name, value in ours.items() if name not in required} == {
+            name: value for name, value in theirs.items() if name not in required
+        }
+
+
+def test_every_table_is_a_field_of_the_migration() -> None:
+    assert set(settings.TABLES) == set(Migration.model_fields) - {"name"}

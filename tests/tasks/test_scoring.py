@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tasks.convert import convert  # noqa: F401 - the tasks import without an API
+from tasks.scoring import Scored, ScoreItem, score_key, score_shard
+from tests.tasks.conftest import PROBE, Steps
+
+GATE = {"divergence_gain": -9.0, "margin_over_random": -9.0, "allowed_under_copy": 9.0}
+
+
+def items_of(steps: Steps, *, card: dict[str, Any] | None = None) -> list[ScoreItem]:
+    return [
+        ScoreItem(
+            entry_key=key,
+            entry=steps.found[key]["entry"],
+            files=steps.fetched[key]["files"],
+            conversion_id=str(record["conversion_id"]),
+            card=card,
+        )
+        for key, record in steps.converted.items()
+    ]
+
+
+def score(steps: Steps, items: list[ScoreItem], images: Path, *, gate: dict[str, float] | None = None) -> list[Scored]:
+    return score_shard(
+        items,
+        pair=steps.pair,
+        bases=steps.bases,
+        probe=PROBE,
+        gate=gate or GATE,
+        conversions=str(steps.conversions),
+        images=str(images),
+    )
+
+
+@pytest.fixture(scope="module")
+def scored(steps: Steps) -> list[Scored]:
+    return score(steps, items_of(steps), steps.data / "images")
+
+
+def test_every_conversion_has_figures_beside_copy_random_and_zero(scored: list[Scored]) -> None:
+    for record in scored:
+        assert record["scored"] is not None
+        assert set(record["scored"]["figures"]) == {"converted", "copy", "random", "zero"}
+        assert set(record["scored"]["figures"]["converted"]["divergence_gain"]) == {"value", "low", "high"}
+
+
+def test_what_is_scored_is_the_file_that_would_be_published(scored: list[Scored]) -> None:
+    """The method is `copy`, so the conversion, written and read back, has to equal the copy that was never written."""
+    for record in scored:
+        assert record["scored"] is not None
+        own, copied = (record["scored"]["figures"][name]["divergence_gain"]["value"] for name in ("converted", "copy"))
+        assert own == pytest.approx(copied, abs=1e-3)
+
+
+def test_the_figures_survive_the_ledgers_json(scored: list[Scored]) -> None:
+    assert json.loads(json.dumps(scored[0]["scored"])) == scored[0]["scored"]
+
+
+def test_each_has_a_grid_with_one_line_of_tiles_per_row(scored: list[Scored], steps: Steps) -> None:
+    for record in scored:
+        assert record["scored"] is not None
+        assert record["scored"]["image_rows"] == [
+            "source",
+            "source+adapter",
+            "target",
+            "target+copy",
+            "target+converted",
+        ]
+        with Image.open(steps.data / record["scored"]["images"]) as image:
+            assert image.size == (50 * len(record["scored"]["image_prompts"]), 50 * 5)
+
+
+def test_trigger_words_of_the_sidecar_are_in_the_prompts(scored: list[Scored]) -> None:
+    assert scored[0]["scored"] is not None
+    assert scored[0]["scored"]["image_prompts"] == ["bold style, a digit", "bold style, a handwritten one"]
+
+
+def test_the_gate_decides_on_the_figures(scored: list[Scored], steps: Steps) -> None:
+    assert all(record["judged"] and record["judged"]["passed"] for record in scored)
+    strict = score(steps, items_of(steps, card=scored[0]["scored"]), steps.data, gate={**GATE, "divergence_gain": 1.1})
+    assert [record["judged"] and record["judged"]["passed"] for record in strict] == [False] * len(strict)
+    assert strict[0]["judged"] is not None
+    assert strict[0]["judged"]["reasons"][0][0] == "gate-divergence-gain"
+
+
+def test_figures_of_an_earlier_run_are_judged_without_running_a_model(
+    scored: list[Scored], steps: Steps, tmp_path: Path
+) -> None:
+    again = score(steps, items_of(steps, card=scored[0]["scored"]), tmp_path)
+    assert [record["scored"] for record in again] == [None] * len(again)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figure_that_the_ledger_holds_as_null_is_no_number_and_does_not_pass(scored: list[Scored], steps: Steps) -> None:
+    assert scored[0]["scored"] is not None
+    card = json.loads(json.dumps(scored[0]["scored"]))
+    card["figures"]["converted"]["divergence_gain"]["value"] = None
+    [first, *_] = score(steps, items_of(steps, card=card), steps.data)
+    assert first["judged"] is not None
+    assert (first["judged"]["passed"], first["judged"]["reasons"][0][0]) == (False, "gate-non-finite")
+
+
+def test_a_conversion_that_cannot_be_read_back_is_our_defect_and_ends_alone(steps: Steps, tmp_path: Path) -> None:
+    items = items_of(steps)
+    items[0]["conversion_id"] = "f" * 64
+    (steps.conversions / ("f" * 64) / "files").mkdir(parents=True, exist_ok=True)
+    (steps.conversions / ("f" * 64) / "files" / "x.safetensors").write_bytes(b"")
+    first, second = score(steps, items[:2], tmp_path)
+    assert first["ended"] is not None
+    assert (first["ended"].family, first["ended"].reason) == ("unexpected", "unexpected-error")
+    assert "cannot be read back" in first["ended"].text
+    assert second["ended"] is None
+
+
+def test_a_score_belongs_to_its_probe_its_controls_and_the_code(steps: Steps) -> None:
+    key = score_key(steps.pair, probe=PROBE)
+    assert key != score_key(steps.pair, probe={**PROBE, "seed": 1})
+    assert not any(isinstance(value, float) and math.isnan(value) for value in key.values())
