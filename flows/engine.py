@@ -1,6 +1,6 @@
 """Where shards run: one setting, LORAX_ENGINE, and flow code that does not know.
 
-    thread[=workers]    in this process (the default, one worker: a device serves one shard at a time)
+    thread[=workers]    in this process (the default, one worker per core; a device serves one of them at a time)
     process[=workers]   in child processes, each with its own copy of the models
     dask[=address]      on a Dask cluster: the one at `address`, or a local one
 
@@ -50,12 +50,13 @@ def read_engine(environment: Mapping[str, str] = os.environ) -> Engine:
         return Engine(kind, address=argument)
     if argument and not (argument.isdecimal() and int(argument) > 0):
         raise EngineError(f"{VARIABLE}={text!r}: {argument!r} is no number of workers; write for example {kind}=2")
-    return Engine(kind, workers=int(argument) if argument else (1 if kind == "thread" else default_workers()))
+    return Engine(kind, workers=int(argument) if argument else default_workers(kind))
 
 
-def default_workers() -> int:
-    """Returns how many worker processes fit this machine: one per two cores, at least one."""
-    return max(1, (os.cpu_count() or 1) // 2)
+def default_workers(kind: str) -> int:
+    """Returns how many workers fit this machine: a thread per core, or a process per two cores."""
+    cores = os.cpu_count() or 1
+    return cores if kind == "thread" else max(1, cores // 2)
 
 
 def make_task_runner(engine: Engine) -> TaskRunner[Any]:
@@ -80,6 +81,6 @@ def _dask_runner(address: str) -> TaskRunner[Any]:
     runner: TaskRunner[Any] = (
         dask_runner(address=address)
         if address
-        else dask_runner(cluster_kwargs={"n_workers": default_workers(), "threads_per_worker": 1})
+        else dask_runner(cluster_kwargs={"n_workers": default_workers("dask"), "threads_per_worker": 1})
     )
     return runner

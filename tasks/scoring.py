@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -21,10 +19,10 @@ from lorax.errors import Refused, Unsupported
 from lorax.gate import GateSettings, judge
 from lorax.probe import ProbeSettings, prompts_for
 from lorax.read import AdapterFiles, read_adapter
-from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
 from lorax.scorer import Figure
 from tasks.bases import BaseFolder, candidates, open_base
+from tasks.benches import pool_of
 from tasks.border import Ended, attempt
 from tasks.conversion import staged_files
 from tasks.crash_points import AFTER_SCORING, crash_point
@@ -37,9 +35,6 @@ from tasks.survey import FoundFile
 from tasks.ticks import tick
 
 GRID_COLUMNS = 5
-
-_one_at_a_time = threading.Lock()
-"""Adapters are patched into the models of this process, so two scores at once would see each other's adapter."""
 
 
 class UnreadableConversionError(Exception):
@@ -102,14 +97,13 @@ def score_shard(
         conversions=Path(conversions),
         images=Path(images),
     )
-    with _one_at_a_time:
-        return [_score(work, item) for item in items]
+    return [_score(work, item) for item in items]
 
 
 def score_key(pair: PreparedPair, *, probe: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a score depends on besides the conversion: equal keys, equal figures."""
+    """Returns what a score depends on besides the conversion, as plain JSON values: equal keys, equal figures."""
     return {
-        "probe": dict(probe),
+        "probe": {name: list(value) if isinstance(value, tuple) else value for name, value in probe.items()},
         "controls": {name: pair["plans"][name]["plan_id"] for name in CONTROLS},
         "version": lorax.__version__,
     }
@@ -138,15 +132,15 @@ def _measure(work: _Work, item: ScoreItem) -> dict[str, Any]:
     own = {"converted": _read_back(work, item)}
     others = {name: _control(work, name, adapter) for name in CONTROLS}
     rivals = {name: other for name, other in others.items() if other is not None}
-    bench = _bench(work.folders, work.settings, device())
     plan = work.pair["plans"][work.pair["method"]]
     fingerprints = (plan["source_fingerprint"], plan["target_fingerprint"])
-    card = bench.score(adapter, {**own, **rivals}, fingerprints=fingerprints)
     prompts = prompts_for(
         dataclasses.replace(work.settings, samples=min(GRID_COLUMNS, len(work.settings.prompts))), adapter.trigger_words
     )
     shown = {name: rivals[name] for name in ("copy",) if name in rivals} | own
-    rows = bench.images(adapter, shown, prompts=prompts)
+    with pool_of(work.folders, work.settings, device()).lent() as bench:
+        card = bench.score(adapter, {**own, **rivals}, fingerprints=fingerprints)
+        rows = bench.images(adapter, shown, prompts=prompts)
     path = work.images / f"{item['conversion_id']}.png"
     save_grid(path, {label: row.numpy() for label, row in rows.items()})
     crash_point(AFTER_SCORING)
@@ -183,12 +177,6 @@ def _control(work: _Work, name: str, adapter: Adapter) -> Adapter | None:
     plan = open_plan(work.pair["plans"][name]["path"])
     [result] = convert_adapters(plan, [adapter], target=work.target)
     return None if isinstance(result, Unsupported) else result.adapter
-
-
-@lru_cache(maxsize=1)
-def _bench(folders: tuple[str, str], settings: ProbeSettings, on: str) -> ScoreBench:
-    """Returns both bases in memory, kept for the next shard."""
-    return ScoreBench.open(Path(folders[0]), Path(folders[1]), settings=settings, device=on)
 
 
 def _card(body: Mapping[str, Any]) -> ScoreCard:

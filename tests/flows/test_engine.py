@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -11,8 +12,8 @@ from flows.engine import Engine, EngineError, make_task_runner, read_engine
 @pytest.mark.parametrize(
     ("text", "engine"),
     [
-        ("", Engine("thread", workers=1)),
-        ("thread", Engine("thread", workers=1)),
+        ("", Engine("thread", workers=os.cpu_count() or 1)),
+        ("thread", Engine("thread", workers=os.cpu_count() or 1)),
         ("thread=3", Engine("thread", workers=3)),
         ("process=2", Engine("process", workers=2)),
         ("dask", Engine("dask")),
