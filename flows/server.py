@@ -96,7 +96,8 @@ class OwnServer:
             self.stop()
             tail = (self.home / "server.log").read_text(errors="replace")[-2000:]
             raise ServerError(
-                f"the Prefect server did not start within {START_SECONDS:.0f} s. The end of its log:\n{tail}"
+                f"the Prefect server in {self.home} did not start (waited up to {START_SECONDS:.0f} s); "
+                f"set {API_URL} to use another one. The end of its log:\n{tail}"
             )
         return f"http://127.0.0.1:{int(port)}/api"
 

@@ -61,7 +61,7 @@ class ScoreTable(Table):
     """How conversions are scored, and how the probe of methods that calibrate is drawn."""
 
     prompts: tuple[str, ...] = Field(
-        min_length=1, description="What is drawn; an adapter's trigger words are put in front."
+        min_length=1, description="What is drawn; an adapter's trigger words are added."
     )
     samples: int = Field(default=16, ge=1, description="Images drawn per probe.")
     timesteps: tuple[Annotated[int, Field(ge=0)], ...] = Field(

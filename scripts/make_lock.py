@@ -17,7 +17,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LOCK = REPOSITORY / "requirements.lock"
-PLATFORM_ONLY = re.compile(r"(nvidia-|cuda-|triton\b|pip\b|pip==)", re.IGNORECASE)
+PLATFORM_ONLY = re.compile(r"(nvidia-|cuda-|triton==|pip==)", re.IGNORECASE)
 HEADER = """\
 # Every package of the project's environment, tests and linters included. Made by `make lock` from pyproject.toml.
 # Do not edit by hand, but for the line of torch: set the version wanted there, then run `make lock`.

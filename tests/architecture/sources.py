@@ -9,7 +9,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("flows", "tasks", "lorax", "catalogs")
-_NOT_OURS = {".git", ".venv", "__pycache__", "build", "dist", "lorax-data"}
+_MADE_HERE = {"__pycache__", "build", "dist", "lorax-data"}
 
 
 @cache
@@ -28,9 +28,14 @@ def tracked_files() -> tuple[Path, ...]:
         names = [
             path.relative_to(REPOSITORY)
             for path in REPOSITORY.rglob("*")
-            if path.is_file() and not _NOT_OURS & set(path.relative_to(REPOSITORY).parts)
+            if path.is_file() and not any(_is_made_here(part) for part in path.relative_to(REPOSITORY).parts[:-1])
         ]
     return tuple(sorted(name for name in names if (REPOSITORY / name).is_file()))
+
+
+def _is_made_here(folder: str) -> bool:
+    hidden = folder.startswith(".") and folder != ".ci"
+    return hidden or folder in _MADE_HERE or folder.endswith(".egg-info")
 
 
 def python_files(*folders: str) -> tuple[Path, ...]:

@@ -15,24 +15,22 @@ MACHINE_PATH = re.compile(rf"(?<![\w.}}*~])/(root|work|workspace|(home|Users)/(?
 SCRATCH_PATH = re.compile(r"(?<![\w.}*~])/tmp/\w")
 
 
-def is_text(content: bytes) -> bool:
-    return b"\0" not in content
-
-
 def machine_paths(text: str, *, pattern: re.Pattern[str] = MACHINE_PATH) -> list[str]:
     """Returns the lines of a text that name a folder of somebody's machine."""
-    return [line.strip() for line in text.splitlines() if pattern.search(line)]
+    return [line.strip()[:200] for line in text.splitlines() if pattern.search(line)]
 
 
-def test_no_text_file_names_a_machine_path() -> None:
+def test_no_file_names_a_machine_path() -> None:
+    """Weight files and pictures are searched too: headers carry what their writers knew."""
     found = {}
     for path in tracked_files():
+        if path == Path(__file__).resolve().relative_to(REPOSITORY):
+            continue
         content = (REPOSITORY / path).read_bytes()
-        if is_text(content) and path != Path(__file__).resolve().relative_to(REPOSITORY):
-            text = content.decode("utf-8", errors="replace")
-            found[str(path)] = machine_paths(text)
-            if path.parts[0] != "tests":
-                found[str(path)] += machine_paths(text, pattern=SCRATCH_PATH)
+        text = content.decode("latin-1" if b"\0" in content else "utf-8", errors="replace")
+        found[str(path)] = machine_paths(text)
+        if path.parts[0] != "tests":
+            found[str(path)] += machine_paths(text, pattern=SCRATCH_PATH)
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 
