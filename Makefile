@@ -46,6 +46,6 @@ $(SET_UP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("lorax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; choose one: make PYTHON=python3.11 demo" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned packages into $(VENV); the first time this downloads about 430 MB (more where pip chooses a CUDA build of torch)."
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation --editable .
+	$(RUN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
+	$(RUN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile --no-deps --no-build-isolation --editable .
 	@touch $@

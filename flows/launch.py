@@ -14,8 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from catalogs.errors import Stop
-from catalogs.ledger import open_reader
+from catalogs.ledger import Ledger, open_reader
 from flows.engine import read_engine
 from flows.folders import Folders
 from flows.journal import Journal
@@ -39,8 +38,11 @@ def run_migration(file: Path, data: Path | None) -> int:
     folders = Folders(data_folder(data))
     console = console_for(sys.stdout)
     with _interruptible():
-        if configured_api() is None and (settled := _all_settled(settings, folders)) is not None:
-            return _show_nothing_to_do(console, folders, settled)
+        if configured_api() is None:
+            Ledger.open(folders.ledger).close()  # says at once, before a server is started, that another run has it
+            settled = _all_settled(settings, folders)
+            if settled is not None:
+                return _show_nothing_to_do(console, folders, settled)
         with prefect_api(folders.data, meanwhile=lambda: _import_what_computes(watch)):
             result = _run_flow(file, folders, console, watch)
         return _show_result(console, folders, result)
@@ -55,12 +57,8 @@ def run_dry(file: Path, data: Path | None) -> int:
 
 def _all_settled(settings: Migration, folders: Folders) -> list[Row] | None:
     """Returns the rows of all entries where none needs work; None where the flow has to run. Needs no Prefect."""
-    try:
-        reader = open_reader(folders.data)
-    except Stop:  # nothing yet, or a ledger that the flow will refuse with its own words
-        return None
-    journal = Journal(reader)
-    if reader.is_snapshot or journal.was_cut_short(settings.name):
+    journal = Journal(open_reader(folders.data))
+    if journal.was_cut_short(settings.name):
         return None
     from flows.summary import rows_of
     from flows.to_do import find_work, unconfirmed
@@ -118,7 +116,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        os._exit(INTERRUPTED)  # an orderly end of the interpreter would wait for the shard, and complain about the API
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -68,6 +68,7 @@ def migrate(migration: Path, data: Path | None = None) -> dict[str, Any]:
         todo = crawl_catalogue(run)
         if not (todo.has_work or was_cut_short or run.has_begun):
             return _nothing_to_do(run, todo)
+        run.begin()
         _work_on(run, todo)
         return _finish(run, todo)
 

@@ -45,13 +45,18 @@ class Run:
         """Answers about all work so far, this run's included."""
         return Journal(self.ledger)
 
+    def begin(self) -> None:
+        """Notes that the run has started, where nothing has been noted yet."""
+        if not self.has_begun:
+            self.has_begun = True
+            self.record([run_started(self.run_id, self.migration)])
+
     def record(self, facts: Sequence[Fact]) -> None:
         """Appends facts in one transaction."""
-        if not facts:
-            return
-        with self.watch.measuring(LEDGER):
-            self.ledger.append_many(facts if self.has_begun else [run_started(self.run_id, self.migration), *facts])
-        self.has_begun = True
+        if facts:
+            self.begin()
+            with self.watch.measuring(LEDGER):
+                self.ledger.append_many(facts)
 
     def one(self, stage: str, task: Task[..., Any], /, **arguments: Any) -> Any:  # noqa: ANN401 - the task's own result
         """Runs one task as a stage of one item and returns its result."""
