@@ -150,7 +150,11 @@ def _show(console: Console, rows: Sequence[Row], settled: set[str]) -> None:
     for column in ("name", "would be", "why"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(Text(row.name), _words(row, settled), Text(row.text if row.reason == DRY_RUN else f"{row.reason}: {row.text}"))
+        table.add_row(
+            Text(row.name),
+            _words(row, settled),
+            Text(row.text if row.reason == DRY_RUN else f"{row.reason}: {row.text}"),
+        )
     console.print(table)
     waiting = sum(row.reason == DRY_RUN for row in rows)
     console.print(f"{waiting} would be converted, {len(settled)} are settled already, {len(rows)} in all")

@@ -34,11 +34,6 @@ class Engine:
     workers: int = 1
     address: str = ""
 
-    @property
-    def shares_memory(self) -> bool:
-        """Whether shards run inside the flow's own process."""
-        return self.kind == "thread"
-
 
 def read_engine(environment: Mapping[str, str] = os.environ) -> Engine:
     """Returns the engine that the environment asks for; raises EngineError naming what is understood."""

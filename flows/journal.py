@@ -29,7 +29,8 @@ class Journal:
         """Whether the last run of a migration ended without its report: it was killed."""
         rows = self.ledger.rows(
             "SELECT kind FROM event WHERE run_id IN (SELECT run_id FROM event WHERE kind = 'run_started' "
-            "AND (body->>'$.migration') = ?) AND kind IN ('run_started', 'run_finished') ORDER BY sequence DESC LIMIT 1",
+            "AND (body->>'$.migration') = ?) AND kind IN ('run_started', 'run_finished') "
+            "ORDER BY sequence DESC LIMIT 1",
             [migration],
         )
         return [row["kind"] for row in rows] == ["run_started"]

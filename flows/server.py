@@ -149,12 +149,13 @@ def bury_dead_runs() -> None:
     """Marks runs as crashed that a killed process has left as running. Only for a server that nobody else uses."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.objects import State
     from prefect.states import Crashed
 
     running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}})
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=running):
-            state = Crashed(message="Its process was killed; the next run went on from there.")
+            state: State[None] = Crashed(message="Its process was killed; the next run went on from there.")
             client.set_flow_run_state(run.id, state, force=True)
 
 

@@ -60,9 +60,7 @@ class PairTable(Table):
 class ScoreTable(Table):
     """How conversions are scored, and how the probe of methods that calibrate is drawn."""
 
-    prompts: tuple[str, ...] = Field(
-        min_length=1, description="What is drawn; an adapter's trigger words are added."
-    )
+    prompts: tuple[str, ...] = Field(min_length=1, description="What is drawn; an adapter's trigger words are added.")
     samples: int = Field(default=16, ge=1, description="Images drawn per probe.")
     timesteps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(100, 300, 500, 700, 900), min_length=1, description="Noise levels at which each image is looked at."

@@ -85,7 +85,7 @@ class DiffusionModel:
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], noise: Tensor, *, steps: int, guidance: float) -> Tensor:
         """Returns clean latents (n, c, h, w) drawn by DDIM from given noise; guidance 1 runs one branch only."""
-        from diffusers import DDIMScheduler  # noqa: PLC0415 - heavy, and only needed where a model runs
+        from diffusers import DDIMScheduler
 
         scheduler: Any = DDIMScheduler.from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
@@ -153,9 +153,9 @@ def load_diffusion_model(folder: Path, *, device: str = "cpu") -> DiffusionModel
 
     Nothing is fetched. Raises Stop where the folder is not such a model.
     """
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel  # noqa: PLC0415 - seconds to import
-    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per part and load would tear up the run's own
 

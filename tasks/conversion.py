@@ -1,4 +1,4 @@
-"""Convert a shard of adapters with one plan, and stage each result in a folder that appears by one rename.
+"""Converts a shard of adapters with one plan; each result is staged in a folder that appears by one rename.
 
 <conversions>/<conversion_id>/files/…           the converted adapter, as it will be published
 <conversions>/<conversion_id>/conversion.json   what was measured on the way; written last
@@ -167,7 +167,14 @@ def _write(
         "target": work.plan.target,
         "dialect": adapter.dialect,
         "weights_sha256_out": open_weight_file(paths[0]).weights_sha256(),
-        "files": [{"name": path.name, "sha256": sha256_file(path), "size": path.stat().st_size} for path in paths],
+        "files": [
+            {
+                "name": path.relative_to(draft / FILES).as_posix(),
+                "sha256": sha256_file(path),
+                "size": path.stat().st_size,
+            }
+            for path in paths
+        ],
         "kept_norm": shares.kept,
         "dropped_norm_share": shares.dropped,
         "sites_total": len(result.sites),

@@ -1,4 +1,4 @@
-"""Put adapters that share a base pair together, and say what becomes of the others."""
+"""Puts adapters that share a base pair together, and says what becomes of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Have the plans of one base pair: the method's own, and those of the controls that it is scored beside."""
+"""Gets the plans of one base pair ready: the method's own, and those of the controls that it is scored beside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copy files into the store by their hash, and read what they hold."""
+"""Copies files into the store by their hash, and reads what they hold."""
 
 from __future__ import annotations
 

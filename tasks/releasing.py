@@ -81,7 +81,7 @@ def _build(item: ReleaseItem, conversions: Path) -> str:
     preview = item["image"]
     if preview is not None:
         shutil.copyfile(preview, draft / PREVIEW)
-    weights = next(path.name for path in sorted(draft.iterdir()) if path.suffix == ".safetensors")
+    weights = min(path.relative_to(draft).as_posix() for path in draft.rglob("*.safetensors"))
     card = render_card(
         record,
         title=item["title"],

@@ -1,4 +1,4 @@
-"""Score a shard of conversions beside their controls, judge them, and draw their before/after grids."""
+"""Scores a shard of conversions beside their controls, judges them, and draws their before/after grids."""
 
 from __future__ import annotations
 
@@ -164,13 +164,19 @@ def _with_words(adapter: Adapter, entry: Mapping[str, Any]) -> Adapter:
 def _read_back(work: _Work, item: ScoreItem) -> Adapter:
     """Returns the conversion as a user of the published file will get it."""
     folder = staged_files(work.conversions, item["conversion_id"])
-    weights = next(folder.glob("*.safetensors"))
-    config = next(folder.glob("*.json"), None)
-    files = AdapterFiles(weights=weights, config=config, name=weights.name)
     try:
-        return read_adapter(files, candidates=[work.target], labels=(work.target.name,))
+        parts = [_read_part(path, work.target) for path in sorted(folder.rglob("*.safetensors"))]
     except Refused as problem:
         raise UnreadableConversionError(f"{folder}: what was written cannot be read back: {problem}") from problem
+    together = {site: update for part in parts for site, update in part.updates.items()}
+    return dataclasses.replace(parts[0], updates=together)
+
+
+def _read_part(weights: Path, target: BaseModel) -> Adapter:
+    """Returns the adapter in one file: all of a conversion, but for PEFT's folders of one component each."""
+    config = next(weights.parent.glob("*.json"), None)
+    files = AdapterFiles(weights=weights, config=config, name=weights.name)
+    return read_adapter(files, candidates=[target], labels=(target.name,))
 
 
 def _control(work: _Work, name: str, adapter: Adapter) -> Adapter | None:

@@ -1,4 +1,4 @@
-"""Fixtures of the fault tests: a Prefect server for all of them, a process that has imported everything, small worlds."""
+"""Fixtures of the fault tests: one Prefect server, a process that has imported everything, small worlds."""
 
 from __future__ import annotations
 

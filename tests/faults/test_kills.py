@@ -55,7 +55,9 @@ def broken_promises(world: SmallWorld, undisturbed: Undisturbed | None = None) -
     found += [f"{name} ended as {ends.get(name)}, not {end}" for name, end in STATES.items() if ends.get(name) != end]
     pending = open_reader(world.data).rows("SELECT conversion_id FROM publications WHERE progress = 'pending'")
     found += [f"{row['conversion_id']} is still pending" for row in pending]
-    settled = open_reader(world.data).rows("SELECT subject, count(*) AS many FROM event WHERE kind = 'outcome' GROUP BY 1")
+    settled = open_reader(world.data).rows(
+        "SELECT subject, count(*) AS many FROM event WHERE kind = 'outcome' GROUP BY 1"
+    )
     return found + [f"{row['subject']} was settled {row['many']} times" for row in settled if row["many"] != 1]
 
 
@@ -86,17 +88,16 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(
     world: SmallWorld, commands: Commands, undisturbed: Undisturbed
 ) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # shown when the test fails
     moments = random.Random(seed)
     killed = 0
     for _ in range(RANDOM_KILLS):
         ending = commands.migrate(world, kill_after=moments.uniform(0.2, 5.0))
-        assert ending.status in {0, KILLED}, ending.output
+        assert ending.status in {0, KILLED}, f"seed {seed}: {ending.output}"
         killed += ending.status == KILLED
-        assert broken_promises(world) == []
-    assert commands.migrate(world).status == 0
-    assert broken_promises(world, undisturbed) == []
-    assert killed > 0
+        assert broken_promises(world) == [], f"seed {seed}"
+    assert commands.migrate(world).status == 0, f"seed {seed}"
+    assert broken_promises(world, undisturbed) == [], f"seed {seed}"
+    assert killed > 0, f"seed {seed}"
 
 
 def test_the_checks_see_a_conversion_that_is_published_twice(undisturbed: Undisturbed, tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ def test_a_package_that_is_nowhere_is_refused_with_the_remedy(tmp_path: Path) ->
 def test_the_command_refuses_to_run_with_a_foreign_lorax(tmp_path: Path, repository: Path) -> None:
     (tmp_path / "lorax").mkdir()
     (tmp_path / "lorax" / "__init__.py").write_text("__version__ = 'of somebody else'\n")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(repository)!r}]; import flows.command_line as c; c.main()"
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(repository)!r}]; import flows.command_line as c; c.main()"
+    )
     run = subprocess.run([sys.executable, "-c", code, "--version"], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert str(tmp_path / "lorax") in run.stderr

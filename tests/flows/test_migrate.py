@@ -75,7 +75,9 @@ def test_the_run_is_on_record_from_its_first_to_its_last_word(finished: SmallWor
     assert (rows[0]["kind"], rows[-1]["kind"]) == ("run_started", "run_finished")
     body = json.loads(str(rows[-1]["body"]))
     assert [body["states"][state] for state in STATES] == [3, 1, 0, 3, 1, 0]
-    assert {"read", "plan", "convert", "score", "publish", "report", "ledger", "prefect", "total"} <= set(body["seconds"])
+    assert {"read", "plan", "convert", "score", "publish", "report", "ledger", "prefect", "total"} <= set(
+        body["seconds"]
+    )
     assert Path(body["report"]).read_text() == (finished.data / "reports" / "latest.html").read_text()
 
 

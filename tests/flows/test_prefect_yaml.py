@@ -10,7 +10,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.templating import apply_values
 
-from flows.engine import Engine, read_engine
+from flows.engine import read_engine
 
 DEPLOYMENTS = ("nightly", "one-off")
 
@@ -32,7 +32,9 @@ def test_there_is_a_nightly_and_a_one_off_deployment(manifest: dict[str, Any]) -
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_the_entrypoint_loads_as_the_flow_under_its_own_module_name(manifest: dict[str, Any], name: str) -> None:
-    flow: Flow[Any, Any] = load_flow_from_entrypoint(deployment(manifest, name)["entrypoint"], use_placeholder_flow=False)
+    flow: Flow[Any, Any] = load_flow_from_entrypoint(
+        deployment(manifest, name)["entrypoint"], use_placeholder_flow=False
+    )
     assert (flow.name, flow.fn.__module__) == ("migrate", "flows.migrate")
 
 
@@ -84,4 +86,4 @@ def test_an_engine_that_was_not_chosen_at_deployment_is_the_default_engine(
 ) -> None:
     monkeypatch.delenv("LORAX_ENGINE", raising=False)
     environment = apply_values(deployment(manifest, "one-off"), {})["work_pool"]["job_variables"]["env"]
-    assert read_engine(environment) == Engine("thread", workers=1)
+    assert read_engine(environment) == read_engine({})

@@ -44,7 +44,9 @@ def test_without_any_configuration_there_is_none(tmp_path: Path) -> None:
     assert configured_api({}, home=tmp_path) is None
 
 
-def test_the_environment_is_set_for_the_block_only_and_the_users_own_words_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_set_for_the_block_only_and_the_users_own_words_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("LORAX_TEST_MINE", "mine")
     monkeypatch.delenv("LORAX_TEST_NEW", raising=False)
     with environment({"LORAX_TEST_MINE": "theirs", "LORAX_TEST_NEW": "new", API_URL: "http://b/api"}):

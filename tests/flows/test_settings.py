@@ -40,7 +40,9 @@ def refusal(folder: Path, text: str) -> str:
     return str(caught.value)
 
 
-def test_paths_are_relative_to_the_file_wherever_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_file_wherever_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = write(tmp_path / "somewhere")
     monkeypatch.chdir(tmp_path)
     found = load_migration(Path("somewhere/migration.toml"))

@@ -9,7 +9,9 @@ from flows.stopwatch import Stopwatch, covered, stopwatch, timed_by
     ("intervals", "length"),
     [([], 0), ([(0, 2)], 2), ([(0, 2), (1, 3)], 3), ([(5, 6), (0, 2)], 3), ([(0, 9), (1, 2), (3, 4)], 9)],
 )
-def test_the_time_that_intervals_cover_counts_overlaps_once(intervals: list[tuple[float, float]], length: float) -> None:
+def test_the_time_that_intervals_cover_counts_overlaps_once(
+    intervals: list[tuple[float, float]], length: float
+) -> None:
     assert covered(intervals) == length
 
 

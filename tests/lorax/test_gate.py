@@ -37,7 +37,7 @@ def test_the_lower_end_of_the_interval_decides_and_not_the_value() -> None:
 
 
 @pytest.mark.parametrize(
-    "given, code",
+    ("given", "code"),
     [
         (card(0.9, copy=0.99), "gate-worse-than-copy"),
         (card(0.9, random=0.85), "gate-not-better-than-random"),

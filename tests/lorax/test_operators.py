@@ -51,7 +51,7 @@ def test_the_same_seed_draws_the_same_permutation() -> None:
     assert torch.equal(first.sign, second.sign)
 
 
-@pytest.mark.parametrize("rank, kind", [(2, Factored), (7, Dense)])
+@pytest.mark.parametrize(("rank", "kind"), [(2, Factored), (7, Dense)])
 def test_a_product_is_kept_in_the_form_that_costs_less(rank: int, kind: type[Operator]) -> None:
     left, right = torch.randn(8, rank), torch.randn(rank, 8)
 

@@ -35,8 +35,7 @@ def test_each_is_used_at_exactly_one_place(repository: Path) -> None:
     used: list[str] = []
     for folder in ("tasks", "flows"):
         for path in (repository / folder).glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.Call) and ast.unparse(node.func) == "crash_point":
-                    used.append(ast.unparse(node.args[0]))
+            calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            used += [ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "crash_point"]
     assert sorted(used) == sorted(names)
     assert len(names) == len(CRASH_POINTS)

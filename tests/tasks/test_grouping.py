@@ -8,7 +8,9 @@ def adapter(key: str, *, base: str | None = "old", adapter_id: str = "") -> Cand
 
 
 def test_adapters_go_with_the_pair_that_starts_from_their_base() -> None:
-    groups = group_adapters([adapter("c:b"), adapter("c:a"), adapter("c:x", base="older")], sources=["old", "older"], settled={})
+    groups = group_adapters(
+        [adapter("c:b"), adapter("c:a"), adapter("c:x", base="older")], sources=["old", "older"], settled={}
+    )
     assert groups["members"] == {"old": ["c:a", "c:b"], "older": ["c:x"]}
     assert groups["ended"] == {}
 
@@ -20,7 +22,9 @@ def test_an_adapter_of_another_base_ends_with_the_bases_that_would_do() -> None:
 
 
 def test_of_equal_adapters_in_different_files_the_first_by_name_goes_on() -> None:
-    groups = group_adapters([adapter("c:b", adapter_id="x"), adapter("c:a", adapter_id="x")], sources=["old"], settled={})
+    groups = group_adapters(
+        [adapter("c:b", adapter_id="x"), adapter("c:a", adapter_id="x")], sources=["old"], settled={}
+    )
     assert groups["members"] == {"old": ["c:a"]}
     assert groups["ended"]["c:b"].reason == "duplicate"
     assert "a, which stands for both" in groups["ended"]["c:b"].text

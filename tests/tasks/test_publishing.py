@@ -21,7 +21,9 @@ def items(steps: Steps) -> list[ReleaseItem]:
     for key, record in steps.converted.items():
         adapter = steps.fetched[key]["adapter"] or {}
         body = {"entry_key": key, "file_sha256": steps.fetched[key]["files"][0]["sha256"], **adapter}
-        facts.append(("entry_seen", key, {"entry": steps.found[key]["entry"], "decision": steps.found[key]["decision"]}))
+        facts.append(
+            ("entry_seen", key, {"entry": steps.found[key]["entry"], "decision": steps.found[key]["decision"]})
+        )
         facts.append(("adapter_read", adapter["weights_sha256"], body))
         facts.append(("converted", str(record["conversion_id"]), {**(record["body"] or {}), "entry_key": key}))
     facts += [("plan_compiled", plan["plan_id"], dict(plan)) for plan in steps.pair["plans"].values()]

@@ -102,7 +102,9 @@ def test_figures_of_an_earlier_run_are_judged_without_running_a_model(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_figure_that_the_ledger_holds_as_null_is_no_number_and_does_not_pass(scored: list[Scored], steps: Steps) -> None:
+def test_a_figure_that_the_ledger_holds_as_null_is_no_number_and_does_not_pass(
+    scored: list[Scored], steps: Steps
+) -> None:
     assert scored[0]["scored"] is not None
     card = json.loads(json.dumps(scored[0]["scored"]))
     card["figures"]["converted"]["divergence_gain"]["value"] = None
