@@ -70,15 +70,10 @@ def test_a_nightly_run_never_overtakes_one_that_is_still_at_work(manifest: dict[
     assert limit == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
 
-@pytest.mark.parametrize(("suffix", "pool"), [(None, "lorax"), ("-gpu", "lorax-gpu")])
-def test_the_work_pool_has_a_default_and_can_be_chosen(
-    manifest: dict[str, Any], monkeypatch: pytest.MonkeyPatch, suffix: str | None, pool: str
-) -> None:
-    monkeypatch.delenv("LORAX_POOL_SUFFIX", raising=False)
-    if suffix is not None:
-        monkeypatch.setenv("LORAX_POOL_SUFFIX", suffix)
-    filled = apply_values(deployment(manifest, "nightly"), {})
-    assert filled["work_pool"]["name"] == pool
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_the_work_pool_is_named_outright(manifest: dict[str, Any], name: str) -> None:
+    """Prefect fills environment variables into it only where they are set, so one would be no default."""
+    assert deployment(manifest, name)["work_pool"]["name"] == "lorax"
 
 
 def test_an_engine_that_was_not_chosen_at_deployment_is_the_default_engine(
