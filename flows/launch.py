@@ -26,7 +26,7 @@ from flows.stopwatch import Stopwatch, timed_by
 from flows.summary import Row, console_for, print_counts, print_summary
 
 DONE, SOME_FAILED, INTERRUPTED = 0, 1, 130
-GRACE_SECONDS = 5.0
+SHOW_CURSOR = b"\x1b[?25h"
 IMPORTS = "imports"
 
 
@@ -108,24 +108,20 @@ def _print_last_line(console: Console, report: Path | str) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Makes Ctrl-C end the run within seconds, with one line; every step is safe to be cut at any point."""
+    """Makes Ctrl-C end the run at once, with one line."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
-    except KeyboardInterrupt:
-        os._exit(INTERRUPTED)  # an orderly end of the interpreter would wait for the shard, and complain about the API
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    sys.stderr.write("\ninterrupted: the same command goes on where this run stopped\n")
-    sys.stderr.flush()
-    signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(INTERRUPTED))
-    killer = threading.Timer(GRACE_SECONDS, os._exit, [INTERRUPTED])  # a shard that computes cannot be asked to stop
-    killer.daemon = True
-    killer.start()
-    raise KeyboardInterrupt
+    """Ends the process. Every step is safe to be cut anywhere; an orderly end would wait for shards that compute."""
+    if os.isatty(1):
+        os.write(1, SHOW_CURSOR)  # which the progress bars hide
+    os.write(2, b"\ninterrupted: the same command goes on where this run stopped\n")
+    os._exit(INTERRUPTED)

@@ -14,6 +14,7 @@ from catalogs.ledger import utc_now
 from flows.engine import make_task_runner, read_engine
 from flows.folders import Folders
 from flows.guard import check_packages
+from flows.outcomes import outcome_of_ending
 from flows.progress import watcher
 from flows.publication import publish_conversions, reconcile
 from flows.run import Run, opened
@@ -30,6 +31,7 @@ from flows.states import reasons
 from flows.stopwatch import stopwatch
 from flows.summary import Row, counts_of, plain_table, rows_of
 from flows.to_do import ToDo
+from tasks.border import Ended
 from tasks.crash_points import BEFORE_REPORT, BEFORE_RUN_FINISHED, crash_point
 from tasks.record import record
 
@@ -78,6 +80,9 @@ def _work_on(run: Run, todo: ToDo) -> None:
     readable = read_adapters(run, todo.open_items)
     for pair, items in group_by_pair(run, readable, todo.settled):
         prepared = prepare_plans(run, pair)
+        if isinstance(prepared, Ended):
+            run.record([outcome_of_ending(item, prepared) for item in items])
+            continue
         converted = convert_adapters(run, prepared, items)
         passed = score_conversions(run, prepared, converted)
         publish_conversions(run, passed)
@@ -88,7 +93,7 @@ def _finish(run: Run, todo: ToDo) -> dict[str, Any]:
     """Writes the report, shows the summary in Prefect, and notes the end of the run."""
     rows = rows_of(run.journal, todo.work_keys)
     run.ledger.snapshot()
-    report = run.one(
+    report = run.here(
         "report",
         record,
         data=str(run.folders.data),
@@ -106,7 +111,7 @@ def _finish(run: Run, todo: ToDo) -> dict[str, Any]:
 
 
 def _nothing_to_do(run: Run, todo: ToDo) -> dict[str, Any]:
-    run.watcher.say(f"nothing to do: all {len(todo.work_keys)} entries are settled")
+    get_run_logger().info(f"nothing to do: all {len(todo.work_keys)} entries are settled")
     report = run.folders.latest_report
     return _result(run, rows_of(run.journal, todo.work_keys), report if report.exists() else None)
 

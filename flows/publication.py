@@ -75,6 +75,8 @@ def _intend(run: Run, releases: Sequence[Released]) -> None:
 
 def _confirm(run: Run, pairs: Sequence[tuple[Item, dict[str, Any]]]) -> None:
     """Writes down what is on the hub, then how its entries ended."""
+    if not pairs:
+        return
     published: list[Fact] = [
         ("published", str(item.conversion_id), record["body"]) for item, record in pairs if record.get("body")
     ]

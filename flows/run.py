@@ -58,12 +58,20 @@ class Run:
             with self.watch.measuring(LEDGER):
                 self.ledger.append_many(facts)
 
-    def one(self, stage: str, task: Task[..., Any], /, **arguments: Any) -> Any:  # noqa: ANN401 - the task's own result
-        """Runs one task as a stage of one item and returns its result."""
+    def here(self, stage: str, task: Task[..., Any], /, **arguments: Any) -> Any:  # noqa: ANN401 - the task's own result
+        """Runs one task in this process, as a stage of one item, and returns its result."""
         with self.watcher.stage(stage, 1):
-            timed = task.submit(**arguments).result()
+            timed = task(**arguments)
         self.watch.add_work(stage, [(timed["began"], timed["ended"])])
         return timed["result"]
+
+    def elsewhere(self, stage: str, task: Task[..., Any], /, **arguments: Any) -> Any | Ended:  # noqa: ANN401
+        """Runs one task where shards run and returns its result, or why its worker failed."""
+        intervals: list[tuple[float, float]] = []
+        with self.watcher.stage(stage, 1):
+            result = _result(task.submit(**arguments), intervals)
+        self.watch.add_work(stage, intervals)
+        return result
 
     def shards(
         self,
@@ -87,7 +95,7 @@ class Run:
             done = 0
             for future in as_completed(list(futures)):
                 shard = futures[future]
-                settle(shard, _records(future, intervals))
+                settle(shard, _result(future, intervals))
                 done += len(shard)
                 bar.reach(done)
         self.watch.add_work(stage, intervals)
@@ -147,14 +155,13 @@ def _ticking(stage: str, bar: Stage) -> Iterator[None]:
         yield
 
 
-def _records(future: PrefectFuture[Any], intervals: list[tuple[float, float]]) -> list[Any] | Ended:
-    """Returns a shard's records and notes when it worked; or why it failed as a whole."""
+def _result(future: PrefectFuture[Any], intervals: list[tuple[float, float]]) -> Any | Ended:  # noqa: ANN401
+    """Returns the result of a task and notes when it worked; or why it failed as a whole."""
     try:
         timed = future.result()
     except STOPS:
         raise
-    except Exception as problem:  # noqa: BLE001 - a shard's worker died or its task has a defect: the others go on
+    except Exception as problem:  # noqa: BLE001 - a worker died or its task has a defect: the others go on
         return unexpected(problem)
     intervals.append((timed["began"], timed["ended"]))
-    records: list[Any] = timed["result"]
-    return records
+    return timed["result"]

@@ -41,7 +41,7 @@ SCORE_SHARD = 4
 
 def crawl_catalogue(run: Run) -> ToDo:
     """Lists the catalogue and returns what needs work. Entries that policy or their bytes end are settled at once."""
-    found = run.one("crawl", crawl, **survey_arguments(run.migration, run.folders, remember=True))
+    found = run.here("crawl", crawl, **survey_arguments(run.migration, run.folders, remember=True))
     with run.watch.measuring("crawl"):
         todo = divide(found, settings_identity(run.migration), settled=run.journal.settled())
     if not todo.has_work:
@@ -95,7 +95,7 @@ def group_by_pair(run: Run, items: Sequence[Item], settled: Mapping[str, Any]) -
         Candidate(entry_key=item.key, adapter_id=item.description["adapter_id"], base=item.description["base"])
         for item in items
     ]
-    groups = run.one(
+    groups = run.here(
         "group",
         group,
         adapters=known,
@@ -109,10 +109,10 @@ def group_by_pair(run: Run, items: Sequence[Item], settled: Mapping[str, Any]) -
     ]
 
 
-def prepare_plans(run: Run, pair: PairTable) -> PreparedPair:
-    """Has the plans of a pair ready, its own and the controls'."""
+def prepare_plans(run: Run, pair: PairTable) -> PreparedPair | Ended:
+    """Returns the plans of a pair, its own and the controls', or why the worker that makes them failed."""
     bases = {base["name"]: base for base in base_folders(run.migration)}
-    prepared: PreparedPair = run.one(
+    prepared: PreparedPair | Ended = run.elsewhere(
         "plan",
         prepare,
         source=bases[pair.source],
@@ -122,6 +122,8 @@ def prepare_plans(run: Run, pair: PairTable) -> PreparedPair:
         probe=run.migration.score.model_dump(),
         plans=str(run.folders.plans),
     )
+    if isinstance(prepared, Ended):
+        return prepared
     known = run.journal.plan_ids()
     alike = json.loads(Path(prepared["similarity"]).read_bytes())
     run.record(
