@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,7 +43,9 @@ def run_migration(file: Path, data: Path | None) -> int:
             settled = _all_settled(settings, folders)
             if settled is not None:
                 return _show_nothing_to_do(console, folders, settled)
-        with prefect_api(folders.data, meanwhile=lambda: _import_what_computes(watch)):
+        with ExitStack() as stack:
+            with console.status("starting: Prefect, torch, diffusers") if console.is_terminal else nullcontext():
+                stack.enter_context(prefect_api(folders.data, meanwhile=lambda: _import_what_computes(watch)))
             result = _run_flow(file, folders, console, watch)
         return _show_result(console, folders, result)
 

@@ -62,7 +62,9 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
 
 def print_counts(console: Console, rows: Sequence[Row]) -> None:
     """Prints how many entries are in each state, on one line."""
-    counts = Text("  ").join(Text(f"{state} {count}", style=STYLES[state]) for state, count in counts_of(rows).items())
+    counts = Text("  ").join(
+        Text(f"{state} {count}", style=STYLES[state] if count else "dim") for state, count in counts_of(rows).items()
+    )
     console.print(counts)
 
 
