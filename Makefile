@@ -1,6 +1,7 @@
 # make demo    sets up .venv and moves the example catalogue from its old base model to the new one
 # make test    the same set-up, then the whole test suite          (PYTEST_ARGS="-k plan" to choose)
-# make check   everything a change has to pass: format, lint, types, import contracts, generated docs, tests
+# make lint    format, lint, types, import contracts, generated docs: what needs no run of the code
+# make check   everything a change has to pass: lint, then the tests
 # make docs    writes the generated pages of docs/ anew
 # make lock    resolves pyproject.toml anew and writes requirements.lock
 # make clean   removes .venv, caches and the demo's data
@@ -18,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: demo test check docs lock clean set-up
+.PHONY: demo test lint check docs lock clean set-up
 
 demo: $(SET_UP)
 	$(RUN)/lorax migrate examples/digits/migration.toml
@@ -26,9 +27,10 @@ demo: $(SET_UP)
 test: $(SET_UP)
 	$(RUN)/python -m pytest $(PYTEST_ARGS)
 
-check: $(SET_UP)
-	PATH="$(CURDIR)/$(RUN):$$PATH" scripts/check
-	$(RUN)/python -m pytest $(PYTEST_ARGS)
+lint: $(SET_UP)
+	@PATH="$(CURDIR)/$(RUN):$$PATH" scripts/check
+
+check: lint test
 
 docs: $(SET_UP)
 	$(RUN)/python scripts/generate_docs.py
