@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ API_URL = "PREFECT_API_URL"
 START_SECONDS = 300.0
 STOP_SECONDS = 8.0
 DRAIN_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
 CHILD = Path(__file__).with_name("server_child.py")
 
 QUIET = {
@@ -61,6 +64,19 @@ def configured_api(environment: Mapping[str, str] = os.environ, *, home: Path | 
     active = environment.get("PREFECT_PROFILE") or profiles.get("active")
     chosen = profiles.get("profiles", {}).get(active, {})
     return chosen.get(API_URL) or None
+
+
+def require_answer(url: str) -> None:
+    """Passes when something answers at an API URL, be it with a refusal; raises ServerError when nothing does."""
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS).close()  # noqa: S310 - the user's URL
+    except urllib.error.HTTPError:
+        return  # a server that wants credentials; Prefect has them
+    except (OSError, ValueError) as problem:
+        raise ServerError(
+            f"the Prefect server at {url} does not answer ({problem}); start it, or take {API_URL} out of the "
+            "environment or the Prefect profile to let lorax run a server of its own"
+        ) from problem
 
 
 @dataclass(slots=True)
@@ -125,6 +141,7 @@ def prefect_api(data: Path, *, meanwhile: Callable[[], None] = lambda: None) -> 
     """
     configured = configured_api()
     if configured is not None:
+        require_answer(configured)
         meanwhile()
         with environment({**QUIET, API_URL: configured}):
             yield configured

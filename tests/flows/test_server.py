@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import http.server
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.server import API_URL, OwnServer, ServerError, configured_api, environment
+from flows.server import API_URL, OwnServer, ServerError, configured_api, environment, require_answer
 
 
 def profiles(folder: Path, text: str) -> dict[str, str]:
@@ -55,6 +58,28 @@ def test_the_environment_is_set_for_the_block_only_and_the_users_own_words_stay(
     assert os.environ["LORAX_TEST_MINE"] == "mine"
     assert "LORAX_TEST_NEW" not in os.environ
     assert API_URL not in os.environ
+
+
+def test_a_configured_server_that_does_not_answer_is_refused_with_the_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ServerError, match=f"(?s)127.0.0.1:{port}/api does not answer.*{API_URL}"):
+        require_answer(f"http://127.0.0.1:{port}/api")
+
+
+def test_a_configured_server_that_wants_credentials_is_left_to_prefect() -> None:
+    class Unwilling(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(401)
+
+        def log_message(self, *_arguments: object) -> None:
+            """Stays silent."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Unwilling) as unwilling:
+        answering = threading.Thread(target=unwilling.handle_request)
+        answering.start()
+        require_answer(f"http://127.0.0.1:{unwilling.server_port}/api")
+        answering.join()
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
