@@ -1,68 +1,83 @@
 """LoRA, for linear layers and convolutions: the update is scale * up @ down (arXiv 2106.09685, equation 3).
 
-Linear: down (rank, in), up (out, rank). Convolution: down (rank, in, kh, kw), up (out, rank, 1, 1); the update of the
-weight seen as a matrix (out, in*kh*kw) is the product of up as (out, rank) and down as (rank, in*kh*kw).
+Linear: down (rank, in), up (out, rank). Convolution: down (rank, in, *kernel), up (out, rank, 1, 1); the update of the
+weight seen as a matrix (out, in * taps) is the product of up as (out, rank) and down as (rank, in * taps). With a
+Tucker core `mid` (rank, rank, *kernel), which LyCORIS and kohya's scripts write with use_tucker, down is
+(rank, in, 1, 1), and mid and down together are one ordinary down factor.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lorax.adapter import LowRank, SiteShape
-from lorax.algorithm import Algorithm, Layout
-from lorax.errors import BadFile
+from lorax.algorithm import Algorithm, Encoded, Layout, misfit, require_floats, require_rank, require_scalar
 from lorax.safe_header import ReadLimits, TensorEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+FACTORS = frozenset({"down", "up", "mid"})
+"""Roles of the factors."""
 
 
-def _layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
-    down, up = entries["down"], entries["up"]
-    for entry in (down, up):
-        if entry.dtype not in _FLOATS:
-            raise BadFile("bad-dtype", f"tensor {entry.name!r} is {entry.dtype}; a factor is a floating-point tensor")
-    if (alpha := entries.get("alpha")) is not None and alpha.shape not in {(), (1,)}:
-        raise BadFile("bad-shape", f"tensor {alpha.name!r} has shape {list(alpha.shape)}; alpha is a single number")
-    layout = Layout(_site_shape(down, up), rank=down.shape[0])
-    _check_rank(layout, down.name, limits)
+def factor_layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
+    """Gives the weight that the factors patch. Raises BadFile when they do not fit each other or the limits."""
+    factors = {role: entry for role, entry in entries.items() if role in FACTORS}
+    require_floats(factors, FACTORS)
+    require_scalar(entries, "alpha")
+    down, up = entries["down"].shape, entries["up"].shape
+    layout = Layout(_weight_shape(factors), rank=down[0])
+    require_rank(layout, factors["down"], limits)
+    if math.prod(up) != up[0] * down[0]:
+        raise misfit(factors, "up is (out, rank), with sizes of 1 after it for a convolution")
     return layout
 
 
-def _site_shape(down: TensorEntry, up: TensorEntry) -> SiteShape:
-    match (*down.shape, *up.shape):
-        case (rank, columns, out, inner) if len(down.shape) == 2 and rank == inner:
-            return SiteShape(out, columns)
-        case (rank, channels, height, width, out, inner) | (rank, channels, height, width, out, inner, 1, 1) if (
-            len(down.shape) == 4 and rank == inner
-        ):
-            return SiteShape(out, channels, (height, width))
-    rule = "(rank, in) and (out, rank), or (rank, in, kh, kw) and (out, rank, 1, 1) are expected"
-    seen = f"{down.name!r} {list(down.shape)} and {up.name!r} {list(up.shape)}"
-    raise BadFile("bad-shape", f"the factors {seen} do not fit each other: {rule}")
+def _weight_shape(factors: Mapping[str, TensorEntry]) -> SiteShape:
+    down, up = factors["down"].shape, factors["up"].shape
+    if not (len(down) in {2, 4, 5} and len(up) in {2, len(down)} and up[1] == down[0]):
+        rule = "(rank, in) and (out, rank), or (rank, in, kh, kw) and (out, rank, 1, 1) are expected"
+        raise misfit(factors, rule)
+    kernel = down[2:]
+    if "mid" in factors:
+        core = factors["mid"].shape
+        if core[:2] != (down[0], down[0]) or len(core) not in {4, 5} or math.prod(kernel) != 1:
+            raise misfit(factors, "a Tucker core is (rank, rank, kh, kw), and down is (rank, in, 1, 1) beside it")
+        kernel = core[2:]
+    return SiteShape(up[0], down[1], tuple(kernel) or None)
 
 
-def _check_rank(layout: Layout, name: str, limits: ReadLimits) -> None:
-    narrow = min(layout.shape.out_features, layout.shape.columns)
-    largest = min(limits.rank, int(limits.rank_to_width * narrow))
-    if layout.rank > largest:
-        rule = f"for a weight of shape {layout.shape} at most {largest} is read"
-        raise BadFile("rank-too-large", f"{name!r} has rank {layout.rank}; {rule}")
+def factor_update(tensors: Mapping[str, Tensor], scale: float, shape: SiteShape) -> LowRank:
+    """Gives the update that the factors mean, a Tucker core folded into the down factor, in their element type."""
+    up, down = tensors["up"].flatten(1), tensors["down"].flatten(1)
+    if (core := tensors.get("mid")) is not None:
+        # The three convolutions in a row: down mixes channels, the core has the taps, up mixes channels again.
+        down = (core.movedim(1, -1) @ down).movedim(-1, 1).flatten(1)
+    return LowRank(up, down, scale, shape.kernel)
 
 
-def _decode(tensors: Mapping[str, Tensor], scale: float, kernel: tuple[int, int] | None) -> LowRank:
-    up, down = tensors["up"], tensors["down"]
-    return LowRank(up.reshape(up.shape[0], -1).float(), down.reshape(down.shape[0], -1).float(), scale, kernel)
+def factor_tensors(update: LowRank) -> dict[str, Tensor]:
+    """Gives the factors in the shapes that files use, linear or convolutional after the kernel of the update."""
+    if update.kernel is None:
+        return {"down": update.down.contiguous(), "up": update.up.contiguous()}
+    ones = (1,) * len(update.kernel)
+    down = update.down.reshape(update.rank, -1, *update.kernel)
+    return {"down": down.contiguous(), "up": update.up.reshape(*update.up.shape, *ones).contiguous()}
+
+
+def _encode(update: LowRank) -> Encoded:
+    return Encoded(factor_tensors(update), update.rank, update.scale)
 
 
 ALGORITHM = Algorithm(
     name="lora",
-    summary="low-rank factors of linear layers and convolutions",
+    summary="low-rank factors of linear layers and convolutions, with or without a Tucker core",
     required=frozenset({"down", "up"}),
-    optional=frozenset({"alpha"}),
-    layout=_layout,
-    decode=_decode,
+    optional=frozenset({"alpha", "mid"}),
+    layout=factor_layout,
+    decode=factor_update,
+    encode=_encode,
 )

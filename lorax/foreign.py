@@ -1,0 +1,92 @@
+"""What is recognised by its names and refused with its own name: other methods, and files that are no adapters.
+
+An algorithm that has a file of its own in lorax/algorithms is not listed here, whether it is moved or refused there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+FOREIGN: tuple[tuple[str, str], ...] = (
+    (r"vera_.*", "VeRA"),
+    (r"randlora_.*", "RandLoRA"),
+    (r"fourierft_.*", "FourierFT"),
+    (r"waveft_.*", "WaveFT"),
+    (r"shira_.*", "SHiRA"),
+    (r"miss_.*|bone_.*", "MiSS or Bone"),
+    (r"road_.*", "RoAd"),
+    (r"hra_.*", "HRA"),
+    (r"vblora_.*", "VB-LoRA"),
+    (r"ln_tuning_.*", "LN tuning"),
+    (r"c3a_.*", "C3A"),
+    (r"poly_lora_.*", "Poly"),
+    (r"xlora_.*|.*internal_xlora_.*", "X-LoRA"),
+    (r"lora_E|lora_ranknum|ranknum", "AdaLoRA"),
+    (r"gralora_.*", "GraLoRA"),
+    (r"delora_.*", "DeLoRA"),
+    (r"osf_.*", "OSF"),
+    (r"cartridge_.*", "a cartridge"),
+    (r"lora_(velora|monteclora|arrow)_.*", "a variant of LoRA with further tensors"),
+    (r"trainable_tokens_delta", "trained tokens"),
+    (r"set_weight|reshape_weight", "a whole weight or shape that replaces the model's"),
+    (r"adaption_(prompt|gate)", "LLaMA-Adapter"),
+    (r"(adapter_)?(down|up)_(project|proj)(ection)?\.(weight|bias)", "bottleneck adapters"),
+    (r"string_to_param.*|clip_[lg].*|t5.*", "a bundled textual inversion"),
+)
+"""(pattern of a whole role, method) for what this version recognises and refuses."""
+
+WHY: dict[str, str] = {
+    "VeRA": "its shared random matrices are not all in the file",
+    "RandLoRA": "its shared random matrices are not all in the file",
+    "FourierFT": "the places of its coefficients follow from a seed that is not in the file",
+    "WaveFT": "the places of its coefficients follow from a seed that is not in the file",
+    "SHiRA": "its update is sparse and of full rank",
+    "MiSS or Bone": "its update repeats blocks and, in some variants, depends on the base weight",
+    "RoAd": "it rotates pairs of outputs",
+    "HRA": "it is a chain of reflections of the base weight",
+    "VB-LoRA": "its vectors are shared over all modules",
+    "LN tuning": "it replaces whole norms",
+    "C3A": "its update is block-circulant and of full rank",
+    "Poly": "its skills are routed by task",
+    "X-LoRA": "its experts are weighed by the input",
+    "AdaLoRA": "its singular values and ranks have to be folded first: save the merged model as plain LoRA",
+    "GraLoRA": "its factors are split into blocks",
+    "DeLoRA": "it normalises its factors",
+    "OSF": "it replaces weights by factors of the base's own",
+    "a cartridge": "it is a trained key-value cache",
+    "a variant of LoRA with further tensors": "its further tensors choose among samples or routes",
+    "trained tokens": "rows of the embedding belong to tokens that another model does not have",
+    "a whole weight or shape that replaces the model's": "it would change the layers of the model",
+    "LLaMA-Adapter": "it is learnt prompts with gates, not a change of weights",
+    "bottleneck adapters": "they are layers added to the model, not a change of its weights",
+    "a bundled textual inversion": "its tokens belong to one text encoder",
+}
+"""Why each of them is refused."""
+
+NOT_ADAPTERS: tuple[tuple[str, str], ...] = (
+    (r"emb_params|string_to_param.*|<[^>]+>|clip_[lg]", "a textual inversion embedding"),
+    (r"bundle_emb\..*", "a bundled textual inversion embedding"),
+    (r"lora_controlnet|control_model\..*", "a ControlNet"),
+    (r"(base_model\.)?(prompt_encoder\..*|prompt_embeddings)", "a prompt or prefix adapter"),
+    (r"(.*\.)?adaption_(prompt|gate)", "a LLaMA-Adapter"),
+    (r".*(\.|_)adapters?\..*(down|up)(_proj|_project|_sampler|\.0|\.)?.*", "bottleneck adapters"),
+    (r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..*", "a full checkpoint"),
+)
+"""(pattern of a whole tensor name, what the file is) for files whose every tensor says that they are no LoRA."""
+
+
+def foreign_algorithm(role: str, name: str) -> str:
+    """Gives the method that a tensor belongs to by its role or its whole name, "" when nobody knows it."""
+    found = next((method for pattern, method in FOREIGN if re.fullmatch(pattern, role)), "")
+    return found or no_adapter([name])
+
+
+def why_refused(method: str) -> str:
+    """Gives the reason why a method that foreign_algorithm names is refused, "" where its name says it all."""
+    return WHY.get(method, "")
+
+
+def no_adapter(names: Sequence[str]) -> str:
+    """Gives what a file is whose every tensor name says that it is no LoRA, "" for other files."""
+    return next((what for pattern, what in NOT_ADAPTERS if all(re.fullmatch(pattern, name) for name in names)), "")
