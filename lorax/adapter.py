@@ -1,11 +1,11 @@
-"""The one in-memory form of an adapter: low-rank updates with one explicit scale each, by site."""
+"""The one in-memory form of an adapter: an update by site, low-rank with one explicit scale or of a richer kind."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 class Site:
     """Names one weight of a base model that can be patched.
 
-    component: "unet", "text_encoder", "text_encoder_2"; path: canonical dotted module path, in diffusers' names
-    for U-Nets and with the `text_model.` level for CLIP text encoders.
+    component: "unet", "transformer", "text_encoder", "text_encoder_2" ... of a pipeline, "model" for a model of
+    transformers on its own; path: canonical dotted module path, in diffusers' names for U-Nets and diffusion
+    transformers and with the `text_model.` level for CLIP text encoders. Experts that are stacked in one parameter are
+    a site each: `….experts.gate_up_proj[3]`. A vector (bias, norm) is named by its parameter: `….norm1.weight`.
     """
 
     component: str
@@ -37,20 +39,24 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class SiteShape:
-    """Tells the shape of a site's weight: (out, in) for a linear layer, (out, in, kh, kw) for a convolution.
+    """Tells the shape of a site's weight: (out, in) for a linear layer, (out, in, *kernel) for a convolution.
 
-    kernel: None for a linear layer, (kh, kw) for a convolution, (1, 1) included.
+    kernel: None for a linear layer, (kh, kw) or (kt, kh, kw) for a convolution, ones included.
     """
 
     out_features: int
     in_features: int
-    kernel: tuple[int, int] | None = None
+    kernel: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> SiteShape:
+        """Gives the shape of a weight with two (linear), four or five (convolution) dimensions."""
+        return cls(shape[0], shape[1], tuple(shape[2:]) or None)
 
     @property
     def columns(self) -> int:
-        """Counts the columns of the weight seen as a matrix: in * kh * kw."""
-        height, width = self.kernel or (1, 1)
-        return self.in_features * height * width
+        """Counts the columns of the weight seen as a matrix: in times the taps of the kernel."""
+        return self.in_features * math.prod(self.kernel or (1,))
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -71,7 +77,17 @@ class LowRank:
     up: Tensor
     down: Tensor
     scale: float
-    kernel: tuple[int, int] | None = None
+    kernel: tuple[int, ...] | None = None
+
+    @property
+    def algorithm(self) -> str:
+        """Gives the name of the algorithm file that writes this form."""
+        return "lora"
+
+    @property
+    def needs_base(self) -> bool:
+        """Tells that the update is known without the base weight."""
+        return False
 
     @property
     def rank(self) -> int:
@@ -95,41 +111,89 @@ class LowRank:
         squared = float(((up.mT @ up) * (down @ down.mT)).sum())
         return abs(self.scale) * math.sqrt(max(squared, 0.0))
 
-    def dense(self) -> Tensor:
-        """Forms the update in the shape of the weight, float32. Meant for tests and small models."""
+    def low_rank(self) -> LowRank:
+        """Gives the update itself."""
+        return self
+
+    def dense(self, weight: Tensor | None = None) -> Tensor:
+        """Forms the update in the shape of the weight, in the factors' element type."""
+        del weight
         product = self.scale * (self.up @ self.down)
         if self.kernel is None:
             return product
         return product.reshape(self.out_features, -1, *self.kernel)
 
+    def rows(self, begin: int, end: int) -> LowRank:
+        """Gives the update of rows [begin, end) of the weight: the same down factor, a slice of the up factor."""
+        return LowRank(self.up[begin:end], self.down, self.scale, self.kernel)
 
-Update = LowRank
-"""What an adapter does at one site."""
+
+class Update(Protocol):
+    """Is what an adapter does at one site, whatever the algorithm: a change that is added to the weight.
+
+    Implementations are frozen dataclasses in the algorithm's own file. kernel: as in SiteShape.
+    """
+
+    @property
+    def algorithm(self) -> str:
+        """Gives the name of the algorithm."""
+        ...
+
+    @property
+    def kernel(self) -> tuple[int, ...] | None:
+        """Gives the kernel of the weight that is patched."""
+        ...
+
+    @property
+    def needs_base(self) -> bool:
+        """Tells whether `dense` needs the weight of the base model."""
+        ...
+
+    def low_rank(self) -> LowRank | None:
+        """Gives the same update as low-rank factors where that is exact without the base weight, else None."""
+        ...
+
+    def dense(self, weight: Tensor | None = None) -> Tensor:
+        """Forms the change in the shape of the weight, (out, in) or (out, in, *kernel).
+
+        weight: of the base, in that shape; computation is in the weight's element type, or in that of the update's own
+        tensors where no weight is given. Raises ValueError when needs_base and there is none.
+        """
+        ...
+
+    def rows(self, begin: int, end: int) -> Update:
+        """Gives the update of rows [begin, end) of the weight. Raises Unsupported where that cannot be said exactly."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class BaseVerdict:
     """Tells which base model an adapter was made for, and by which evidence.
 
-    name: of the BaseModel that won; None when nobody asked.
+    name: of the BaseModel that won; None when nobody asked or nothing decides between several.
+    rivals: names of the base models between which nothing decides, empty when one has won.
     """
 
     name: str | None
     family: str
     version: str
     evidence: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Adapter:
     """Holds what an adapter file says, whatever its dialect.
 
+    updates: by site; vectors: changes that are added to biases and norms, by the parameter's site, float32;
+    saved: whole tensors that replace or extend parts of the model (modules_to_save), by name, carried apart;
     dtype: the most common element type of the file; metadata: what may be carried on, private paths left out;
     unmappable: (tensor name, why it has no effect here) for tensors that were left out knowingly;
+    notes: what a reader of the file should know, such as an alpha of 0;
     weights_sha256: sha256 of the bytes after the header, the file's identity.
     """
 
-    updates: Mapping[Site, LowRank]
+    updates: Mapping[Site, Update]
     dialect: str
     algorithms: tuple[str, ...]
     dtype: torch.dtype
@@ -138,11 +202,22 @@ class Adapter:
     base: BaseVerdict
     weights_sha256: str
     unmappable: tuple[tuple[str, str], ...] = ()
+    vectors: Mapping[Site, Tensor] = field(default_factory=dict)
+    saved: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def low_rank(self) -> Mapping[Site, LowRank]:
+        """Gives the updates as the factors that methods move. Raises TypeError for a site that was not lowered yet."""
+        for site, update in self.updates.items():
+            if not isinstance(update, LowRank):
+                raise TypeError(f"{site} is of algorithm {update.algorithm}; lower the adapter first")
+        return cast("Mapping[Site, LowRank]", self.updates)
 
     def ranks(self) -> tuple[int, ...]:
-        """Lists the ranks that occur, sorted, each once."""
-        return tuple(sorted({update.rank for update in self.updates.values()}))
+        """Lists the ranks that occur among low-rank updates, sorted, each once."""
+        found = (update.low_rank() for update in self.updates.values())
+        return tuple(sorted({update.rank for update in found if update is not None}))
 
     def norm(self) -> float:
-        """Gives the Frobenius norm over all updates together."""
-        return math.sqrt(sum(update.norm() ** 2 for update in self.updates.values()))
+        """Gives the Frobenius norm over all updates together, of an adapter that has been lowered."""
+        return math.sqrt(sum(update.norm() ** 2 for update in self.low_rank().values()))

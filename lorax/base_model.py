@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorax.adapter import Site, SiteShape
+from lorax.naming import Naming, own_names
 
 CUSTOM = "custom"
 """The version of a base model whose inventory equals no known one."""
@@ -18,7 +19,8 @@ class BaseModel:
 
     sites: every weight that an adapter can patch; labels: other names that files and catalogues use for it;
     file_hashes: sha256 of its weight files, lower-case hex; fingerprint: sha256 of its content, "" when only the
-    inventory is known and no weights are at hand.
+    inventory is known and no weights are at hand; tables: lookup tables (embeddings) by (entries, width);
+    vectors: biases and norms by the parameter's site and length; parameters: how many numbers it has, 0 if unknown.
     """
 
     name: str
@@ -28,26 +30,43 @@ class BaseModel:
     labels: tuple[str, ...] = ()
     file_hashes: tuple[str, ...] = ()
     fingerprint: str = ""
+    tables: Mapping[Site, SiteShape] = field(default_factory=dict)
+    vectors: Mapping[Site, int] = field(default_factory=dict)
+    parameters: int = 0
+
+
+def _own_namings() -> Mapping[str, Naming]:
+    return {"own": own_names}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Family:
     """Describes a family of base models: how its folders look and what its modules are called.
 
-    versions: inventories known without weights;
+    versions(): inventories known without weights, made when asked for;
     recognises(folder): whether the folder holds a member;
     components(folder): the weight folder of each component;
     canonical(component, module): the canonical path of a module as the checkpoint calls it;
-    not_sites: last parts of canonical paths whose two-dimensional weight no adapter patches (lookup tables);
+    not_sites: last parts of canonical paths whose two-dimensional weight is a lookup table;
     spoken: version -> (ss_base_model_version, modelspec.architecture without "/lora"), as other programs spell them;
-    parameters: version -> how many numbers the weights of all its sites hold, as a check on the inventory.
+    parameters: version -> how many numbers its real checkpoint holds in the listed components, as a check;
+    namings: code base -> what it calls the modules; "own" holds the canonical names and has to be there;
+    trainer_naming: the naming that sd-scripts, musubi-tuner and their like write for this family;
+    flat_prefixes: component -> what stands before a flat name (`lora_unet_`), the one that is written first;
+    equal_architectures: groups of versions that share every site an adapter usually patches, which only words can
+    tell apart.
     """
 
     name: str
-    versions: tuple[BaseModel, ...]
+    summary: str
+    versions: Callable[[], tuple[BaseModel, ...]]
     recognises: Callable[[Path], bool]
     components: Callable[[Path], Mapping[str, Path]]
     canonical: Callable[[str, str], str]
     not_sites: frozenset[str] = frozenset()
     spoken: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
+    namings: Mapping[str, Naming] = field(default_factory=_own_namings)
+    trainer_naming: str = "own"
+    flat_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    equal_architectures: tuple[frozenset[str], ...] = ()

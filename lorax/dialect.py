@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lorax.adapter import Adapter, Site
+from lorax.adapter import Adapter
 from lorax.base_model import BaseModel
+from lorax.naming import NamedModule
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from lorax.weight_file import WeightFile
+
+FITS, MARKED, SIGNED = 1, 2, 3
+"""How strongly a file speaks a dialect: its names fit; only this tool spells them so; the tool's own metadata say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Tells how strongly a file speaks a dialect, FITS, MARKED or SIGNED, and by what."""
+
+    weight: int
+    words: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +41,32 @@ Strength = Callable[[str, int, float | None], float]
 """Gives the scale of a module from its spelling, its rank and its stored alpha (None where the file has none)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Turns tensors that a tool stores in a compact form into those that algorithms know.
+
+    shape(role, shape): what the expanded tensor's shape will be; tensor(role, tensor): the expanded tensor.
+    """
+
+    shape: Callable[[str, tuple[int, ...]], tuple[int, ...]]
+    tensor: Callable[[str, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedModule:
+    """Is one module ready to be written: its spelling, what it is, its tensors by role, rank and scale.
+
+    tensors: in the algorithm's own element type, alpha left out; scale: None for an algorithm without alpha.
+    """
+
+    spelling: str
+    module: NamedModule
+    algorithm: str
+    tensors: Mapping[str, Tensor]
+    rank: int
+    scale: float | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedFile:
     """Is one weight file to be written: its name in the folder, tensors, metadata, and a JSON file beside it."""
@@ -40,27 +79,44 @@ class EncodedFile:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Writing:
+    """Holds what a dialect needs to name and describe the files: the adapter, its base, the stem, the element type."""
+
+    adapter: Adapter
+    base: BaseModel
+    stem: str
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """Describes how one tool spells adapter files.
 
-    recognise(tensor names): the evidence that a file is of this dialect, "" when there is none; a file that two
-    dialects recognise is refused, so the evidence has to be sharp;
-    split(tensor name): (the module as this dialect spells it, the tensor's role in it); a role that no algorithm knows
-    is passed on as it is spelled;
-    spellings(site): every spelling of a site that occurs in files; no two sites of a base may share one;
+    recognise(tensor names, metadata): the evidence that a file is of this dialect, None when there is none; the
+    strongest evidence wins, and a file that two dialects claim equally is refused;
+    split(tensor name): (the module as this dialect spells it, the tensor's role in it); a role that nobody knows is
+    passed on as it is spelled;
+    modules(base): every spelling of every module of a base, the one that is written first; two modules may share a
+    spelling only if they are the same parts;
     strength(container): how alpha becomes a scale; raises BadFile for a broken configuration;
-    unmappable(spelling): why a module that the base does not have may be left out, "" when it may not;
-    encode(adapter, base, stem): the files that hold the adapter, their metadata naming the base.
+    respell(container): renames a module by what only the whole file tells, None when nothing has to be;
+    expansion(container): how compact tensors unfold, None when they are stored as they are applied;
+    unmappable(spelling, roles): why a module that the base does not have may be left out, "" when it may not;
+    says: the algorithms that it has names for; pack(modules, vectors by owner's spelling and role, writing): the files,
+    their metadata naming the base. pack is None for a dialect that is only read.
     """
 
     name: str
     summary: str
-    recognise: Callable[[Sequence[str]], str]
+    recognise: Callable[[Sequence[str], Mapping[str, str]], Evidence | None]
     split: Callable[[str], tuple[str, str]]
-    spellings: Callable[[Site], tuple[str, ...]]
+    modules: Callable[[BaseModel], Iterable[tuple[str, NamedModule]]]
     strength: Callable[[Container], Strength]
-    encode: Callable[[Adapter, BaseModel, str], Sequence[EncodedFile]]
-    unmappable: Callable[[str], str] = lambda _spelling: ""
+    respell: Callable[[Container], Callable[[str], str] | None] = lambda _container: None
+    expansion: Callable[[Container], Expansion | None] = lambda _container: None
+    unmappable: Callable[[str, frozenset[str]], str] = lambda _spelling, _roles: ""
+    says: frozenset[str] = frozenset()
+    pack: Callable[[Sequence[EncodedModule], Mapping[tuple[str, str], Tensor], Writing], Sequence[EncodedFile]] | None = None
 
 
 def split_by_suffix(name: str, suffixes: Mapping[str, str]) -> tuple[str, str]:
@@ -80,6 +136,23 @@ def split_by_suffix(name: str, suffixes: Mapping[str, str]) -> tuple[str, str]:
     return module, role
 
 
-def count_evidence(names: Sequence[str], matching: int, what: str) -> str:
-    """Words the evidence that some of the names of a file look like a dialect's, "" when none does."""
-    return f"{matching} of {len(names)} tensor names {what}" if matching else ""
+def share_evidence(names: Sequence[str], matching: int, what: str, *, weight: int = FITS) -> Evidence | None:
+    """Words the evidence that some of the names of a file look like a dialect's, None when none does."""
+    return Evidence(weight, f"{matching} of {len(names)} tensor names {what}") if matching else None
+
+
+def all_modules(base: BaseModel, *, first: str = "own") -> Iterable[NamedModule]:
+    """Lists the modules of a base in every naming of its family, those of the naming called `first` before others.
+
+    A family without that naming starts with its own. A base of no known family has its own names only.
+    """
+    from lorax.base_models import FAMILIES
+    from lorax.naming import own_names
+
+    family = FAMILIES.get(base.family)
+    if family is None:
+        yield from own_names(base)
+        return
+    order = sorted(family.namings, key=lambda name: (name != first, name != "own"))
+    for name in order:
+        yield from family.namings[name](base)
