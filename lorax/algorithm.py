@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lorax.adapter import SiteShape, Update
-from lorax.errors import BadFile
+from lorax.errors import BadFile, Unsupported
 from lorax.safe_header import ReadLimits, TensorEntry
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
@@ -70,7 +71,8 @@ class Algorithm:
     decode(tensors by role, scale, shape of the site's or fused weight): the update; tensors are float32, or float64
     when a test asks for exactness, and the update keeps their element type;
     encode(update): the tensors by role, without alpha, in the shapes that files use; given only updates whose
-    `algorithm` is this one's name; None (no encode) for what nobody would want written.
+    `algorithm` is this one's name; where alpha is no strength (the constraint of OFT) it is among the tensors and scale
+    is None; None (no encode) for what nobody would want written.
     """
 
     name: str
@@ -118,3 +120,27 @@ def misfit(entries: Mapping[str, TensorEntry], rule: str) -> BadFile:
     """Words that the tensors of one module do not fit each other."""
     seen = ", ".join(f"{entry.name!r} {list(entry.shape)}" for entry in entries.values())
     return BadFile("bad-shape", f"the tensors {seen} do not fit each other: {rule}")
+
+
+def incomplete(entries: Mapping[str, TensorEntry], missing: str) -> BadFile:
+    """Words that one module lacks a tensor that its update is made of."""
+    seen = ", ".join(repr(entry.name) for entry in entries.values())
+    return BadFile("incomplete-pair", f"beside {seen} there is no {missing}; fetch the adapter again")
+
+
+def require_weight(weight: Tensor | None, algorithm: str) -> Tensor:
+    """Gives the weight of the base that an update needs. Raises ValueError where there is none."""
+    if weight is None:
+        raise ValueError(f"the change that {algorithm} makes can only be formed with the weight of the base model")
+    return weight
+
+
+def working_type(weight: Tensor | None, own: Tensor) -> torch.dtype:
+    """Gives the element type to compute in: that of the base weight, or the update's own where there is none."""
+    return own.dtype if weight is None else weight.dtype
+
+
+def no_rows(algorithm: str, why: str) -> Unsupported:
+    """Words that a part of a fused weight cannot be taken out of an update exactly."""
+    message = f"a {algorithm} update of a fused weight cannot be divided into its parts: {why}"
+    return Unsupported("unsupported-algorithm", f"{message}; move it between models that both fuse the weight")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lorax.adapter import LowRank, SiteShape
-from lorax.algorithm import Algorithm, Encoded, Layout, misfit, require_floats, require_rank, require_scalar
+from lorax.algorithm import Algorithm, Encoded, Layout, incomplete, misfit, require_floats, require_rank, require_scalar
 from lorax.safe_header import ReadLimits, TensorEntry
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ FACTORS = frozenset({"down", "up", "mid"})
 
 def factor_layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
     """Gives the weight that the factors patch. Raises BadFile when they do not fit each other or the limits."""
+    if missing := {"down", "up"} - entries.keys():
+        raise incomplete(entries, " and no ".join(sorted(missing)))
     factors = {role: entry for role, entry in entries.items() if role in FACTORS}
     require_floats(factors, FACTORS)
     require_scalar(entries, "alpha")
@@ -68,7 +70,8 @@ def factor_tensors(update: LowRank) -> dict[str, Tensor]:
     return {"down": down.contiguous(), "up": update.up.reshape(*update.up.shape, *ones).contiguous()}
 
 
-def _encode(update: LowRank) -> Encoded:
+def factor_encoding(update: LowRank) -> Encoded:
+    """Gives the factors ready to be written."""
     return Encoded(factor_tensors(update), update.rank, update.scale)
 
 
@@ -79,5 +82,5 @@ ALGORITHM = Algorithm(
     optional=frozenset({"alpha", "mid"}),
     layout=factor_layout,
     decode=factor_update,
-    encode=_encode,
+    encode=factor_encoding,
 )
