@@ -213,6 +213,10 @@ class Adapter:
                 raise TypeError(f"{site} is of algorithm {update.algorithm}; lower the adapter first")
         return cast("Mapping[Site, LowRank]", self.updates)
 
+    def scales(self) -> dict[str, float]:
+        """Gives the scale of every update by its site's name, 1 for algorithms without one."""
+        return {str(site): float(getattr(update, "scale", 1.0)) for site, update in self.updates.items()}
+
     def ranks(self) -> tuple[int, ...]:
         """Lists the ranks that occur among low-rank updates, sorted, each once."""
         found = (update.low_rank() for update in self.updates.values())

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorax.adapter import Site, SiteShape
+from lorax.adapter import Site
 from lorax.base_model import CUSTOM, BaseModel, Family
 from lorax.base_models import FAMILIES
 from lorax.errors import BadFile, Stop
-from lorax.weight_file import TensorEntry, WeightFile, open_weight_file
+from lorax.inventory import Inventory, Parameter, take_inventory
+from lorax.weight_file import WeightFile, open_weight_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ _INDEX_BYTES = 64 * 2**20
 class Checkpoint:
     """Is a base model whose weights are at hand; they are read one at a time.
 
-    places: site -> (file, tensor name in the checkpoint's own spelling).
+    places: module -> (file, name of its weight in the checkpoint's own spelling).
     """
 
     base: BaseModel
@@ -38,7 +39,7 @@ class Checkpoint:
 
         Raises Stop for a site that this base does not have.
         """
-        if site not in self.places:
+        if site not in self.base.sites and site not in self.base.tables:
             raise Stop(
                 f"{self.folder}: base {self.base.name!r} has no weight {site}; compile the plan for this base again"
             )
@@ -55,7 +56,7 @@ def open_checkpoint(folder: Path, *, name: str, labels: Sequence[str] = ()) -> C
     """
     family = _family_of(folder)
     places: dict[Site, tuple[WeightFile, str]] = {}
-    sites: dict[Site, SiteShape] = {}
+    found: dict[str, list[Parameter]] = {}
     file_hashes: list[str] = []
     components: dict[str, str] = {}
     for component, weights_folder in sorted(family.components(folder).items()):
@@ -66,12 +67,24 @@ def open_checkpoint(folder: Path, *, name: str, labels: Sequence[str] = ()) -> C
             for entry in file.tensors.values():
                 path = family.canonical(component, entry.name)
                 content.append(f"{path} {entry.dtype} {entry.shape} {hashes.tensors[entry.name]}")
-                site, shape = Site(component, path.removesuffix(".weight")), _site_shape(entry, path, family)
-                if shape is not None:
-                    sites[site], places[site] = shape, (file, entry.name)
+                is_table = path.removesuffix(".weight").rpartition(".")[2] in family.not_sites
+                found.setdefault(component, []).append(Parameter(path, entry.shape, is_table=is_table))
+                places[Site(component, path.removesuffix(".weight"))] = (file, entry.name)
         components[component] = _digest(sorted(content))
     fingerprint = _digest(f"{component} {content}" for component, content in sorted(components.items()))
-    base = BaseModel(name, family.name, _version(family, sites), sites, tuple(labels), tuple(file_hashes), fingerprint)
+    inventory = take_inventory(found)
+    base = BaseModel(
+        name=name,
+        family=family.name,
+        version=_version(family, inventory),
+        sites=inventory.sites,
+        labels=tuple(labels),
+        file_hashes=tuple(file_hashes),
+        fingerprint=fingerprint,
+        tables=inventory.tables,
+        vectors=inventory.vectors,
+        parameters=inventory.parameters,
+    )
     return Checkpoint(base, folder, places)
 
 
@@ -123,22 +136,8 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in sorted(names)]
 
 
-def _site_shape(entry: TensorEntry, path: str, family: Family) -> SiteShape | None:
-    """The shape of the site whose weight this tensor is, None for biases, norms and lookup tables."""
-    module, _, leaf = path.rpartition(".")
-    if leaf != "weight" or module.rpartition(".")[2] in family.not_sites:
-        return None
-    match entry.shape:
-        case (rows, columns):
-            return SiteShape(rows, columns)
-        case (rows, channels, height, width):
-            return SiteShape(rows, channels, (height, width))
-        case _:
-            return None
-
-
-def _version(family: Family, sites: Mapping[Site, SiteShape]) -> str:
-    return next((known.version for known in family.versions if known.sites == sites), CUSTOM)
+def _version(family: Family, inventory: Inventory) -> str:
+    return next((known.version for known in family.versions() if known.sites == inventory.sites), CUSTOM)
 
 
 def _digest(lines: Iterable[str]) -> str:

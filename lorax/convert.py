@@ -66,15 +66,16 @@ def convert_adapters(plan: Plan, adapters: Sequence[Adapter], *, target: BaseMod
     An adapter of which not one site has a home comes back as Unsupported("no-common-site"), in its place in the list,
     so that it does not cost the others their turn.
     """
+    factors = [adapter.low_rank() for adapter in adapters]
     updates: list[dict[Site, LowRank]] = [{} for _ in adapters]
     reports: list[dict[Site, SiteReport]] = [{} for _ in adapters]
     for planned in plan.sites:
         if planned.source is None:
             continue
-        holders = [index for index, adapter in enumerate(adapters) if planned.source in adapter.updates]
+        holders = [index for index, own in enumerate(factors) if planned.source in own]
         if not holders:
             continue
-        before = [adapters[index].updates[planned.source] for index in holders]
+        before = [factors[index][planned.source] for index in holders]
         after = _carry(before, planned.term) if planned.term is not None else [None] * len(before)
         for index, now, kept in zip(holders, after, _kept_norms(before, after), strict=True):
             home = str(planned.target) if now is not None else None
@@ -82,7 +83,7 @@ def convert_adapters(plan: Plan, adapters: Sequence[Adapter], *, target: BaseMod
             if now is not None:
                 updates[index][planned.target] = now
     return [
-        _conversion(plan, adapter, target=target, updates=found, reports=report)
+        _conversion(plan, adapter, target=target, updates=found, reports=report | _vector_reports(adapter, target))
         for adapter, found, report in zip(adapters, updates, reports, strict=True)
     ]
 
@@ -97,10 +98,9 @@ def norm_shares(adapter: Adapter, conversion: Conversion) -> NormShares:
 
 
 def _squared_norms(adapter: Adapter) -> dict[Site, float]:
-    norms = product_norms([(update.up, update.down) for update in adapter.updates.values()])
-    return {
-        site: (update.scale * norm) ** 2 for (site, update), norm in zip(adapter.updates.items(), norms, strict=True)
-    }
+    factors = adapter.low_rank()
+    norms = product_norms([(update.up, update.down) for update in factors.values()])
+    return {site: (update.scale * norm) ** 2 for (site, update), norm in zip(factors.items(), norms, strict=True)}
 
 
 def _carry(updates: Sequence[LowRank], term: Term) -> list[LowRank]:
@@ -141,7 +141,8 @@ def _conversion(
     updates: dict[Site, LowRank],
     reports: dict[Site, SiteReport],
 ) -> Conversion | Unsupported:
-    sites = [reports.get(site, SiteReport(str(site), None, 0.0, "no-target-site")) for site in sorted(adapter.updates)]
+    patched = sorted([*adapter.updates, *adapter.vectors])
+    sites = [reports.get(site, SiteReport(str(site), None, 0.0, "no-target-site")) for site in patched]
     if not updates and plan.method != "zero":
         return Unsupported(
             "no-common-site",
@@ -150,4 +151,16 @@ def _conversion(
         )
     evidence = (f"converted from {plan.source} by {plan.method}, plan {plan.plan_id[:12] or plan.key[:12]}",)
     verdict = BaseVerdict(target.name, target.family, target.version, evidence)
-    return Conversion(replace(adapter, updates=updates, base=verdict, weights_sha256=""), tuple(sites), plan.plan_id)
+    vectors = {site: vector for site, vector in adapter.vectors.items() if reports[site].target is not None}
+    moved = replace(adapter, updates=updates, vectors=vectors, saved={}, base=verdict, weights_sha256="")
+    return Conversion(moved, tuple(sites), plan.plan_id)
+
+
+def _vector_reports(adapter: Adapter, target: BaseModel) -> dict[Site, SiteReport]:
+    """Changes of biases and norms are copied where the target has the same parameter; no method moves them."""
+    return {
+        site: SiteReport(str(site), str(site), 1.0, "vector-copied")
+        if target.vectors.get(site) == len(vector)
+        else SiteReport(str(site), None, 0.0, "no-target-site")
+        for site, vector in adapter.vectors.items()
+    }

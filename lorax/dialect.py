@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lorax.weight_file import WeightFile
 
 FITS, MARKED, SIGNED = 1, 2, 3
-"""How strongly a file speaks a dialect: its names fit; only this tool spells them so; the tool's own metadata say so."""
+"""How strongly a file speaks a dialect: its names fit; only this tool spells them so; its metadata name the tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,10 @@ class Writing:
     dtype: torch.dtype
 
 
+Pack = Callable[[Sequence[EncodedModule], Mapping[tuple[str, str], "Tensor"], Writing], Sequence[EncodedFile]]
+"""Gives the files of an adapter from its modules, its vectors by the owner's spelling and role, and their names."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """Describes how one tool spells adapter files.
@@ -116,7 +120,9 @@ class Dialect:
     expansion: Callable[[Container], Expansion | None] = lambda _container: None
     unmappable: Callable[[str, frozenset[str]], str] = lambda _spelling, _roles: ""
     says: frozenset[str] = frozenset()
-    pack: Callable[[Sequence[EncodedModule], Mapping[tuple[str, str], Tensor], Writing], Sequence[EncodedFile]] | None = None
+    pack: (
+        Callable[[Sequence[EncodedModule], Mapping[tuple[str, str], Tensor], Writing], Sequence[EncodedFile]] | None
+    ) = None
 
 
 def split_by_suffix(name: str, suffixes: Mapping[str, str]) -> tuple[str, str]:

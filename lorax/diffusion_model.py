@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lorax.adapter import Adapter, LowRank, Site
+from lorax.adapter import Adapter, LowRank, Site, Update
 from lorax.errors import Stop
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
@@ -115,9 +115,38 @@ class DiffusionModel:
 
         Raises KeyError where a site of the adapter is no module of this model: an update must never be lost in silence.
         """
-        updates = adapter.updates if adapter is not None else {}
-        with self.listening({site: _adding(update, self.device) for site, update in updates.items()}):
+        if adapter is None:
             yield
+            return
+        hooks = {site: self._hook(site, update) for site, update in adapter.updates.items()}
+        with self.listening(hooks), self._shifted(adapter.vectors):
+            yield
+
+    def _hook(self, site: Site, update: Update) -> Hook:
+        if isinstance(update, LowRank):
+            return _adding(update, self.device)
+        module = self.module(site)
+        if module is None:
+            raise KeyError(f"{site} is no module of this model")
+        return _adding_dense(update.dense(cast("Tensor", module.weight).detach()))
+
+    @contextlib.contextmanager
+    def _shifted(self, vectors: Mapping[Site, Tensor]) -> Iterator[None]:
+        """Adds to biases and norms for the length of a `with` block, and gives back the very numbers they had."""
+        kept: list[tuple[Tensor, Tensor]] = []
+        try:
+            for site, vector in vectors.items():
+                owner, _, leaf = site.path.rpartition(".")
+                module = self.module(Site(site.component, owner))
+                parameter = getattr(module, leaf, None)
+                if parameter is None:
+                    raise KeyError(f"{site} is no parameter of this model")
+                kept.append((parameter.data, parameter.data.clone()))
+                parameter.data += vector.to(parameter.data)
+            yield
+        finally:
+            for data, before in reversed(kept):
+                data.copy_(before)
 
     @contextlib.contextmanager
     def listening(self, hooks: Mapping[Site, Hook]) -> Iterator[None]:
@@ -146,6 +175,21 @@ def _adding(update: LowRank, device: torch.device) -> Hook:
         return output + nn.functional.conv2d(thin, up[:, :, None, None])
 
     return linear if update.kernel is None else convolution
+
+
+def _adding_dense(change: Tensor) -> Hook:
+    """Returns a hook that adds change·x to a module's output."""
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if change.dim() == 2:
+            return output + nn.functional.linear(inputs[0], change)
+        base = cast("nn.Conv2d", module)
+        moved = nn.functional.conv2d(
+            inputs[0], change, stride=base.stride, padding=base.padding, dilation=base.dilation
+        )
+        return output + moved
+
+    return add
 
 
 def load_diffusion_model(folder: Path, *, device: str = "cpu") -> DiffusionModel:

@@ -34,7 +34,7 @@ REASONS: dict[str, str] = {
     "non-finite": "A tensor holds NaN or infinity.",
     "all-zero": "The adapter changes nothing: every update is zero.",
     "incomplete-pair": "A module lacks one of the tensors that its update is made of.",
-    "rank-too-large": "An update's rank is larger than the limit or than the weight it patches.",
+    "rank-too-large": "An update's rank is larger than the limit or far larger than the weight it patches.",
     "bad-config": "The configuration beside the weights is missing, broken or contradicts itself.",
     "missing-weights": "There are no weights: the file does not exist or lists no tensor.",
     # sound files that this version cannot move
@@ -45,6 +45,8 @@ REASONS: dict[str, str] = {
     "base-unknown": "No base model at hand has the modules that the adapter patches.",
     "base-undecided": "Several base models have the modules that the adapter patches and nothing tells them apart.",
     "base-contradicted": "The adapter's own evidence about its base model contradicts itself.",
+    "needs-base": "The update can only be said with the weights of its base model, which are not here.",
+    "unwritable": "The dialect asked for has no word for a part of the adapter.",
     "no-common-site": "No weight that the adapter patches has a counterpart in the target base model.",
     # may work another time
     "out-of-memory": "There was not enough memory.",

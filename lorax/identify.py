@@ -1,29 +1,50 @@
 """Which base model an adapter was made for: shapes decide the architecture, words and hashes the checkpoint.
 
-Several bases may share every shape. Among them the evidence is asked in this order: the sha256 of the base file, the
-architecture of modelspec, sd-scripts' words, peft's base model name, the catalogue's label. Evidence that excludes
-what earlier evidence left over is a contradiction, which is reported and never resolved silently.
+Several bases may share every shape that an adapter patches. Among them the evidence is asked in this order: the sha256
+of the base file, the architecture of modelspec, sd-scripts' words, peft's base model name, the catalogue's label; then
+completeness (an adapter on all 360 attention modules of one base and on half of another's was made for the first), and
+last whether a base's weights are at hand. Evidence that excludes what earlier evidence left over is a contradiction,
+which is reported and never resolved silently.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lorax.adapter import BaseVerdict, Site, SiteShape
+from lorax.adapter import BaseVerdict, Site
 from lorax.base_model import BaseModel
+from lorax.base_models import spoken_version
 from lorax.dialect import Container, Dialect
 from lorax.errors import Unsupported
+from lorax.examine import Examination, Module
 from lorax.metadata import holds_path
+from lorax.naming import NamedModule
 
 ENOUGH = 0.99
 """Share of an adapter's modules that a base must have, with equal shapes, to be in question."""
+UNDECIDED = "undecided"
+"""Family or version of an adapter between whose possible bases nothing decides."""
 _RIVALRY = 0.01
 _ENDING = re.compile(r"/(lora|unet|text_encoder(_2)?)$")
 _EXTENSION = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identification:
+    """Is what could be found out about an adapter's base.
+
+    base: the winner, or one of the rivals when nothing decides (they are equal in all that the adapter patches);
+    problem: why there is no winner, to be raised by whoever needs one.
+    """
+
+    base: BaseModel
+    verdict: BaseVerdict
+    problem: Unsupported | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +63,7 @@ class Claim:
         """Tells whether the claim is about this base."""
         if self.is_hash:
             return self.word.lower() in base.file_hashes
-        wanted = normalised(self.word)
-        return wanted != "" and wanted in {normalised(label) for label in (base.name, *base.labels)}
+        return normalised(self.word) in _names_of(base)
 
 
 def normalised(word: str) -> str:
@@ -57,82 +77,134 @@ def normalised(word: str) -> str:
     return re.sub(r"[^a-z0-9]", "", _EXTENSION.sub("", bare))
 
 
+@lru_cache(maxsize=1024)
+def _names_of(base: BaseModel) -> frozenset[str]:
+    """All words for a base, normalised: its own, its labels, and those that other programs write for its version."""
+    words = (base.name, *base.labels, *spoken_version(base))
+    return frozenset(map(normalised, words)) - {""}
+
+
 def _shown(word: str) -> str:
     """A word for messages and records: of a path, only its end, for the rest may tell who trained the adapter."""
     return repr("…/" + "/".join(re.split(r"[/\\]", word)[-2:]) if holds_path(word) else word[:100])
 
 
-@lru_cache(maxsize=64)
-def alias_table(base: BaseModel, dialect: Dialect) -> Mapping[str, Site]:
-    """Gives the site of every spelling of a dialect, made forward from the sites of a base."""
-    return {spelling: site for site in base.sites for spelling in dialect.spellings(site)}
-
-
-def same_weight(found: SiteShape, wanted: SiteShape) -> bool:
-    """Tells whether two shapes are of the same matrix: a 1x1 convolution is a linear layer."""
-    kernels = (found.kernel or (1, 1), wanted.kernel or (1, 1))
-    sizes = (found.out_features, found.in_features) == (wanted.out_features, wanted.in_features)
-    return sizes and kernels[0] == kernels[1]
+@lru_cache(maxsize=1024)
+def alias_table(base: BaseModel, dialect: Dialect) -> Mapping[str, NamedModule]:
+    """Gives the module of every spelling of a dialect, made forward from the modules of a base."""
+    found: dict[str, NamedModule] = {}
+    for spelling, module in dialect.modules(base):
+        found.setdefault(spelling, module)
+    return found
 
 
 def identify(
-    modules: Mapping[str, SiteShape],
-    *,
-    container: Container,
-    dialect: Dialect,
-    candidates: Sequence[BaseModel],
-    labels: Sequence[str],
-) -> tuple[BaseModel, BaseVerdict]:
-    """Finds the base of an adapter whose modules, as the dialect spells them, have these shapes.
+    examination: Examination, *, candidates: Sequence[BaseModel], labels: Sequence[str] = ()
+) -> Identification:
+    """Finds the base of an adapter.
 
-    Raises Unsupported: base-unknown when no candidate has the modules, base-undecided when several have them and
-    nothing tells which is meant, base-contradicted when the evidence disagrees.
+    labels: what the catalogue calls the base model. Raises Unsupported("base-unknown") when no candidate has the
+    modules. When several have them and nothing tells which is meant (base-undecided), or words contradict shapes or
+    each other (base-contradicted), that problem is in the answer, beside what the shapes say.
     """
+    container, dialect = examination.container, examination.dialect
+    modules = [module for module in examination.modules if not _may_be_left_out(module, dialect)]
     group = _fitting(modules, container=container, dialect=dialect, candidates=candidates)
-    chosen, evidence = _narrowed(group, candidates, _claims(container, labels), where=container.name)
     shapes = f"{len(modules)} modules have the names and shapes of {', '.join(base.name for base in group)}"
-    verdict = BaseVerdict(chosen.name, chosen.family, chosen.version, (shapes, *evidence))
-    return chosen, verdict
+    left, evidence, problem = _narrowed(group, candidates, _claims(container, labels), where=container.name)
+    evidence = [shapes, *evidence]
+    if len(left) > 1:
+        left = _most_complete(left, modules, dialect, evidence)
+    if len(left) > 1 and (at_hand := [base for base in left if base.fingerprint]):
+        left = at_hand
+    if len(left) > 1 and problem is None:
+        problem = _undecided(left, evidence[1:], container.name)
+    return Identification(left[0], _verdict(left, evidence, problem), problem)
+
+
+def _verdict(left: Sequence[BaseModel], evidence: Sequence[str], problem: Unsupported | None) -> BaseVerdict:
+    families = {base.family for base in left}
+    versions = {base.version for base in left}
+    return BaseVerdict(
+        name=left[0].name if problem is None else None,
+        family=left[0].family if len(families) == 1 else UNDECIDED,
+        version=left[0].version if len(versions) == 1 else UNDECIDED,
+        evidence=tuple(evidence),
+        rivals=tuple(base.name for base in left) if len(left) > 1 else (),
+    )
+
+
+def _may_be_left_out(module: Module, dialect: Dialect) -> bool:
+    return bool(dialect.unmappable(module.spelling, frozenset(module.entries)))
 
 
 def _fitting(
-    modules: Mapping[str, SiteShape], *, container: Container, dialect: Dialect, candidates: Sequence[BaseModel]
+    modules: Sequence[Module], *, container: Container, dialect: Dialect, candidates: Sequence[BaseModel]
 ) -> list[BaseModel]:
-    """The candidates that have the modules; among equals those whose weights are at hand."""
+    """The candidates that have the modules; a base at hand stands for the inventories that equal its own."""
     shares = {base: _share(modules, base, dialect) for base in candidates}
     best = max(shares.values(), default=0.0)
     if best < ENOUGH:
         raise Unsupported("base-unknown", _nearest(modules, shares, dialect), where=container.name)
     group = [base for base, share in shares.items() if share >= max(ENOUGH, best - _RIVALRY)]
     at_hand = [base for base in group if base.fingerprint]
-    return at_hand or group
+    return [base for base in group if base.fingerprint or all(base.sites != other.sites for other in at_hand)]
 
 
-def _share(modules: Mapping[str, SiteShape], base: BaseModel, dialect: Dialect) -> float:
+def _share(modules: Sequence[Module], base: BaseModel, dialect: Dialect) -> float:
     aliases = alias_table(base, dialect)
-    fitting = sum(
-        (site := aliases.get(spelling)) is not None and same_weight(shape, base.sites[site])
-        for spelling, shape in modules.items()
-    )
+    fitting = sum(fits(module, aliases.get(module.spelling)) for module in modules)
     return fitting / max(1, len(modules))
 
 
-def _nearest(modules: Mapping[str, SiteShape], shares: Mapping[BaseModel, float], dialect: Dialect) -> str:
+def fits(module: Module, named: NamedModule | None) -> bool:
+    """Tells whether a module of a file can be this module of a base, by its shapes."""
+    if named is None:
+        return False
+    return module.layout is None or (named.shape is not None and module.layout.fits(named.shape))
+
+
+def _most_complete(
+    left: Sequence[BaseModel], modules: Sequence[Module], dialect: Dialect, evidence: list[str]
+) -> list[BaseModel]:
+    """The bases of which the adapter patches every module of the kinds it patches, if some are, else all."""
+    counts = {base: _completeness(modules, base, dialect) for base in left}
+    whole = [base for base, (patched, there) in counts.items() if patched == there]
+    if whole and len(whole) < len(left):
+        said = ", ".join(f"{patched} of {there} of {base.name}" for base, (patched, there) in counts.items())
+        evidence.append(f"of the kinds of modules that it patches, it patches {said}")
+        return whole
+    return list(left)
+
+
+def _completeness(modules: Sequence[Module], base: BaseModel, dialect: Dialect) -> tuple[int, int]:
+    """How many sites an adapter patches, and how many of the same kinds the base has in the same components."""
+    aliases = alias_table(base, dialect)
+    named = (aliases[module.spelling] for module in modules if module.layout and module.spelling in aliases)
+    patched = Counter(_kind(part.site) for module in named for part in module.parts)
+    there = Counter(_kind(site) for site in base.sites)
+    return patched.total(), sum(there[kind] for kind in patched)
+
+
+def _kind(site: Site) -> str:
+    """What a site is, wherever it is: `unet attn#.to_q`."""
+    return f"{site.component} {re.sub('[0-9]+', '#', '.'.join(site.path.split('.')[-2:]))}"
+
+
+def _nearest(modules: Sequence[Module], shares: Mapping[BaseModel, float], dialect: Dialect) -> str:
     """Words why no base fits, with the first module of the nearest one that does not."""
     if not shares:
         return "no base model was given to compare with; name one in the migration's [bases]"
+    if not modules:
+        return "the adapter patches no module"
     nearest = max(shares, key=lambda base: shares[base])
     aliases = alias_table(nearest, dialect)
-    for spelling, shape in modules.items():
-        site = aliases.get(spelling)
-        if site is None or not same_weight(shape, nearest.sites[site]):
-            wanted = f"shape {nearest.sites[site]}" if site is not None else "no such module"
-            break
-    else:
-        return "the adapter patches no module"
+    odd = next(module for module in modules if not fits(module, aliases.get(module.spelling)))
+    named = aliases.get(odd.spelling)
+    wanted = f"shape {named.shape}" if named is not None else "no such module"
     return (
         f"no base model at hand has the adapter's {len(modules)} modules. Nearest is {nearest.name}, with "
-        f"{shares[nearest]:.0%}: {spelling!r} patches a weight of shape {shape}, {nearest.name} has {wanted}. "
+        f"{shares[nearest]:.0%}: {odd.spelling!r} patches a weight of shape {odd.layout}, {nearest.name} has {wanted}. "
         "Give the folder of the adapter's own base model under [bases]"
     )
 
@@ -165,9 +237,10 @@ def _configured_names(container: Container) -> list[str]:
 
 def _narrowed(
     group: Sequence[BaseModel], candidates: Sequence[BaseModel], claims: Sequence[Claim], *, where: str
-) -> tuple[BaseModel, list[str]]:
-    """The one base that shapes and claims leave over, and the claims that had something to say."""
-    left, evidence, proven = list(group), [], False
+) -> tuple[list[BaseModel], list[str], Unsupported | None]:
+    """The bases that shapes and claims leave over, the claims that had something to say, and the first that lied."""
+    left, evidence, proven = list(group), list[str](), False
+    problem: Unsupported | None = None
     for claim in claims:
         said = f"{claim.source} says {_shown(claim.word)}"
         named = [base for base in candidates if claim.names(base)]
@@ -181,13 +254,13 @@ def _narrowed(
             evidence.append(f"{said}, overruled by the sha256 of the base file")
             continue
         if not agreed:
-            raise _contradiction(claim, named, left, evidence, where)
+            problem = problem or _contradiction(claim, named, left, evidence, where)
+            evidence.append(f"{said}, which contradicts that")
+            continue
         left = agreed
         proven = proven or claim.is_hash
         evidence.append(f"{said}: {', '.join(base.name for base in agreed)}")
-    if len(left) > 1:
-        raise _undecided(left, evidence, where)
-    return left[0], evidence
+    return left, evidence, problem
 
 
 def _covers(named: BaseModel, base: BaseModel) -> bool:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lorax.adapter import Adapter
+from torch import Tensor
+
+from lorax.adapter import Adapter, LowRank, Site, Update
+from lorax.algorithm import Encoded
+from lorax.algorithms import ALGORITHMS
 from lorax.base_model import BaseModel
-from lorax.dialect import EncodedFile
+from lorax.dialect import Dialect, EncodedFile, EncodedModule, Writing
 from lorax.dialects import DIALECTS
-from lorax.errors import Refused, Stop
+from lorax.errors import Refused, Stop, Unsupported
 from lorax.factors import count_non_finite
+from lorax.fusing import fuse_updates, fuse_vectors
+from lorax.naming import NamedModule
 from lorax.weight_file import write_file, write_weight_file
+
+_SHOWN = 3
 
 
 def write_adapter(
@@ -24,17 +32,78 @@ def write_adapter(
     adapter_config.json; factors in adapter.dtype, scales kept. base: the model the files are for, whose name replaces
     that of the source; metadata: further header entries, which win over those carried from the source.
     Each file appears at once and whole. Raises Refused("non-finite") when a value does not fit into the element type,
-    Refused("all-zero") when no update is left, Stop for a dialect that does not exist.
+    Refused("all-zero") when no update is left, Unsupported("unwritable") for what the dialect cannot say, Stop for a
+    dialect that does not exist or is only read.
     """
-    if dialect not in DIALECTS:
-        raise Stop(f"there is no dialect {dialect!r}; choose one of {', '.join(DIALECTS)}")
-    if not adapter.updates:
+    spoken = writable_dialect(dialect)
+    if not (adapter.updates or adapter.vectors or adapter.saved):
         raise Refused("all-zero", f"no update is left of {stem!r}, so there is nothing to write", where=str(folder))
-    encoded = DIALECTS[dialect].encode(adapter, base, stem)
+    modules, vectors = encode_modules(adapter, base, spoken)
+    encoded = spoken.pack(modules, vectors, Writing(adapter, base, stem, adapter.dtype)) if spoken.pack else []
     for file in encoded:
         _refuse_overflow(file, folder)
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(path for file in encoded for path in _write(file, folder, metadata))
+
+
+def writable_dialect(name: str) -> Dialect:
+    """Gives a dialect that can be written, by name. Raises Stop."""
+    dialect = DIALECTS.get(name)
+    if dialect is None or dialect.pack is None:
+        known = ", ".join(each.name for each in DIALECTS.values() if each.pack is not None)
+        what = "is only read" if dialect is not None else "does not exist"
+        raise Stop(f"dialect {name!r} {what}; choose one of {known}")
+    return dialect
+
+
+def encode_modules(
+    adapter: Adapter, base: BaseModel, dialect: Dialect
+) -> tuple[list[EncodedModule], dict[tuple[str, str], Tensor]]:
+    """Gives the modules to be written as a dialect spells them, and the vectors by (spelling, role).
+
+    Raises Unsupported("unwritable") for what the dialect has no word for.
+    """
+    updates, vectors = dict(adapter.updates), dict(adapter.vectors)
+    modules: list[EncodedModule] = []
+    spoken: dict[tuple[str, str], Tensor] = {}
+    for spelling, named in dialect.modules(base):
+        own = {part.site: updates.pop(part.site) for part in named.parts if part.site in updates}
+        if own:
+            modules.append(_encoded(fuse_updates(own, named), spelling, named, base, dialect))
+        for leaf, role in (("bias", "bias_diff"), ("weight", "weight_diff")):
+            if changed := dict(_popped(vectors, named, leaf)):
+                spoken[spelling, role] = fuse_vectors(changed, named, base, leaf)
+    if left := [*updates, *vectors]:
+        shown = ", ".join(map(str, left[:_SHOWN]))
+        message = f"{dialect.name} has no word for {len(left)} parts of {base.name} that the adapter patches: {shown}"
+        raise Unsupported("unwritable", message)
+    return modules, spoken
+
+
+def _popped(vectors: dict[Site, Tensor], named: NamedModule, leaf: str) -> Iterator[tuple[Site, Tensor]]:
+    for part in named.parts:
+        site = Site(part.site.component, f"{part.site.path}.{leaf}")
+        if site in vectors:
+            yield site, vectors.pop(site)
+
+
+def _encoded(update: Update, spelling: str, named: NamedModule, base: BaseModel, dialect: Dialect) -> EncodedModule:
+    name, encoded = _encode(update, named, base, dialect)
+    return EncodedModule(spelling, named, name, encoded.tensors, encoded.rank, encoded.scale)
+
+
+def _encode(update: Update, named: NamedModule, base: BaseModel, dialect: Dialect) -> tuple[str, Encoded]:
+    is_table = named.parts[0].site in base.tables
+    name = "lora_embedding" if is_table and isinstance(update, LowRank) else update.algorithm
+    encode = ALGORITHMS[name].encode
+    if name in dialect.says and encode is not None:
+        return name, encode(update)
+    factors = update.low_rank()
+    encode = ALGORITHMS["lora"].encode
+    if factors is None or is_table or "lora" not in dialect.says or encode is None:
+        message = f"{dialect.name} has no word for the {name} update of {named.path}, and it is no exact LoRA"
+        raise Unsupported("unwritable", message)
+    return "lora", encode(factors)
 
 
 def _refuse_overflow(file: EncodedFile, folder: Path) -> None:

@@ -105,6 +105,5 @@ def _describe(adapter: Adapter) -> dict[str, Any]:
 
 def adapter_id(adapter: Adapter) -> str:
     """Returns the sha256 over the tensors and the scales that header or config give them: what the adapter does."""
-    scales = {str(site): update.scale for site, update in adapter.updates.items()}
-    body = json.dumps([adapter.weights_sha256, scales], sort_keys=True)
+    body = json.dumps([adapter.weights_sha256, adapter.scales()], sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()

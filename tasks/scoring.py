@@ -168,8 +168,9 @@ def _read_back(work: _Work, item: ScoreItem) -> Adapter:
         parts = [_read_part(path, work.target) for path in sorted(folder.rglob("*.safetensors"))]
     except Refused as problem:
         raise UnreadableConversionError(f"{folder}: what was written cannot be read back: {problem}") from problem
-    together = {site: update for part in parts for site, update in part.updates.items()}
-    return dataclasses.replace(parts[0], updates=together)
+    updates = {site: update for part in parts for site, update in part.updates.items()}
+    vectors = {site: vector for part in parts for site, vector in part.vectors.items()}
+    return dataclasses.replace(parts[0], updates=updates, vectors=vectors)
 
 
 def _read_part(weights: Path, target: BaseModel) -> Adapter:
