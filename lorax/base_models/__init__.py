@@ -11,7 +11,7 @@ FAMILIES: dict[str, Family] = collect(__name__, "FAMILY", Family)
 
 def known_bases() -> tuple[BaseModel, ...]:
     """Gives the base models that are known by their inventory alone, without weights at hand."""
-    return tuple(version for family in FAMILIES.values() for version in family.versions)
+    return tuple(version for family in FAMILIES.values() for version in family.versions())
 
 
 def spoken_version(base: BaseModel) -> tuple[str, str]:
