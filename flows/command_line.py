@@ -1,4 +1,4 @@
-"""The command `lorax`: migrate, status, query, trace. Nothing heavy is imported before it is needed."""
+"""The command `lorax` and its subcommands. Nothing heavy is imported before it is needed."""
 
 from __future__ import annotations
 
@@ -107,6 +107,48 @@ def trace(
     from flows.look import show_trace
 
     _guarded(lambda: show_trace(wanted, data, as_json=as_json))
+
+
+@app.command()
+def inspect(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE|FOLDER", help="An adapter file, a PEFT folder, or a folder of adapters."),
+    ],
+    as_json: AsJson = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read the tensors of every file of a folder, not only the headers.")
+    ] = False,
+    base: Annotated[
+        list[Path] | None,
+        typer.Option("--base", metavar="FOLDER", help="A base model to compare with, besides those known by heart."),
+    ] = None,
+) -> None:
+    """Tell what an adapter file holds and which base model it is for."""
+    from flows.adapter_files import show_inspection
+
+    raise typer.Exit(_guarded(lambda: show_inspection(path, as_json=as_json, full=full, bases=base or [])))
+
+
+@app.command()
+def rewrite(
+    path: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="An adapter file or a PEFT folder.")],
+    dialect: Annotated[str, typer.Option("--dialect", help="The dialect to write: see docs/files.md.")],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The file (*.safetensors) or folder to write.")
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="NAME|FOLDER", help="The base model, where the file leaves it open."),
+    ] = None,
+    rank: Annotated[
+        int, typer.Option("--rank", min=1, help="The rank of updates that the dialect can only approximate.")
+    ] = 64,
+) -> None:
+    """Write the same adapter in another tool's spelling."""
+    from flows.adapter_files import rewrite as rewrite_adapter
+
+    raise typer.Exit(_guarded(lambda: rewrite_adapter(path, dialect=dialect, out=out, base=base, rank=rank)))
 
 
 def _guarded(work: Callable[[], T]) -> T:

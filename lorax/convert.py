@@ -152,7 +152,17 @@ def _conversion(
     evidence = (f"converted from {plan.source} by {plan.method}, plan {plan.plan_id[:12] or plan.key[:12]}",)
     verdict = BaseVerdict(target.name, target.family, target.version, evidence)
     vectors = {site: vector for site, vector in adapter.vectors.items() if reports[site].target is not None}
-    moved = replace(adapter, updates=updates, vectors=vectors, saved={}, base=verdict, weights_sha256="")
+    moved = replace(
+        adapter,
+        updates=updates,
+        vectors=vectors,
+        saved={},
+        algorithms=("lora",),
+        base=verdict,
+        weights_sha256="",
+        unmappable=(),
+        notes=(),
+    )
     return Conversion(moved, tuple(sites), plan.plan_id)
 
 

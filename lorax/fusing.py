@@ -29,8 +29,8 @@ def fuse_updates(found: Mapping[Site, Update], named: NamedModule) -> Update:
         update = found[part.site]
         if not part.swapped:
             return _in_shape(update, named)
-        factors = _factors(update, part.site)
-        return replace(factors, up=torch.cat(factors.up.chunk(2)[::-1]))
+        single = _factors(update, part.site)
+        return replace(single, up=torch.cat(single.up.chunk(2)[::-1]))
     factors = {site: _factors(update, site) for site, update in found.items()}
     shared = _shared_down(list(factors.values()))
     return _side_by_side(factors, named) if shared else _block_diagonal(factors, named)

@@ -54,7 +54,7 @@ def take_inventory(components: Mapping[str, Iterable[Parameter]]) -> Inventory:
 def _sort_in(parameter: Parameter, component: str, found: Inventory) -> None:
     module = Site(component, parameter.path.removesuffix(".weight"))
     if parameter.experts:
-        shape = SiteShape(*parameter.shape[1:])
+        shape = SiteShape.of(parameter.shape[1:])
         for expert in range(parameter.experts):
             found.sites[Site(component, f"{parameter.path}[{expert}]")] = shape
     elif len(parameter.shape) == 1:

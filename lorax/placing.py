@@ -152,7 +152,10 @@ def _widened(spans: Mapping[Site, tuple[int, int]], ordered: Sequence[Site]) -> 
 
 
 def _experts(update: Update, named: NamedModule, spelling: str) -> Iterator[tuple[Site, Update]]:
-    """Takes apart target_parameters of peft: down is (experts*rank, in), expert by expert; up is (out, rank*experts), by rank."""
+    """Takes apart peft's target_parameters.
+
+    down is (experts*rank, in), expert by expert; up is (out, rank*experts), rank by rank.
+    """
     if not isinstance(update, LowRank) or update.rank % len(named.parts):
         message = f"module {spelling!r} stacks {len(named.parts)} experts; a LoRA of equal rank for each is expected"
         raise Unsupported("unsupported-algorithm", message)

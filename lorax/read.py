@@ -121,6 +121,8 @@ class _Reader:
         alpha = float(tensors["alpha"]) if "alpha" in tensors else None
         if alpha == 0:
             self.notes["alpha is 0, which is read as: the rank"] = None
+        if not layout.rank:
+            return 1.0  # an algorithm without rank has no alpha either, or one that means something else
         return self._strength(module.spelling, layout.rank // experts, alpha)
 
     def _update(self, module: Module, named: NamedModule, tensors: Mapping[str, Tensor], scale: float) -> None:

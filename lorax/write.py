@@ -20,6 +20,8 @@ from lorax.fusing import fuse_updates, fuse_vectors
 from lorax.naming import NamedModule
 from lorax.weight_file import write_file, write_weight_file
 
+FALLBACK = "diffusers"
+"""The dialect of conversions of adapters whose own dialect is only read."""
 _SHOWN = 3
 
 
@@ -54,6 +56,12 @@ def writable_dialect(name: str) -> Dialect:
         what = "is only read" if dialect is not None else "does not exist"
         raise Stop(f"dialect {name!r} {what}; choose one of {known}")
     return dialect
+
+
+def dialect_for(adapter: Adapter) -> str:
+    """Gives the dialect that an adapter's conversion is written in: its own, or diffusers' where that is only read."""
+    dialect = DIALECTS.get(adapter.dialect)
+    return adapter.dialect if dialect is not None and dialect.pack is not None else FALLBACK
 
 
 def encode_modules(

@@ -19,11 +19,13 @@ from typing import Any, TypedDict
 from catalogs.store import sha256_file, sync_folder
 from lorax.adapter import Adapter
 from lorax.base_model import BaseModel
+from lorax.checkpoint import Checkpoint
 from lorax.convert import Conversion, conversion_id, convert_adapters, norm_shares
 from lorax.errors import Unsupported
+from lorax.lowering import LoweredAdapter, lower_adapter
 from lorax.plan import Plan
 from lorax.weight_file import open_weight_file
-from lorax.write import write_adapter
+from lorax.write import dialect_for, write_adapter
 from tasks.bases import BaseFolder, candidates, open_base
 from tasks.border import Ended, attempt
 from tasks.crash_points import AFTER_CONVERSION_STAGED, crash_point
@@ -60,6 +62,7 @@ class _Work:
 
     plan: Plan
     method: str
+    source: Checkpoint
     target: BaseModel
     folder: Path
 
@@ -72,10 +75,11 @@ def convert_shard(
     `bases` are all of the migration's.
     """
     known = candidates(bases)
-    target = next(open_base(base).base for base in bases if base["name"] == plan["target"])
-    work = _Work(open_plan(plan["path"]), plan["method"], target, Path(conversions))
+    opened = {base["name"]: open_base(base) for base in bases if base["name"] in {plan["source"], plan["target"]}}
+    source, target = opened[plan["source"]], opened[plan["target"]].base
+    work = _Work(open_plan(plan["path"]), plan["method"], source, target, Path(conversions))
     records: dict[str, Converted] = {}
-    waiting: list[tuple[ConvertItem, Adapter, str]] = []
+    waiting: list[tuple[ConvertItem, LoweredAdapter, str]] = []
     for item in items:
         adapter = attempt(partial(read_stored, item["files"], item["entry"], known))
         if isinstance(adapter, Ended):
@@ -85,10 +89,14 @@ def convert_shard(
         staged = find_staged(work.folder, name)
         if staged is not None:
             records[item["entry_key"]] = _done(item, name, staged)
+            continue
+        lowered = attempt(partial(lower_adapter, adapter, source.weight))
+        if isinstance(lowered, Ended):
+            records[item["entry_key"]] = _over(item, lowered)
         else:
-            waiting.append((item, adapter, name))
-    for (item, adapter, name), result in zip(waiting, _convert_batch(work, waiting), strict=True):
-        records[item["entry_key"]] = _stage(work, item, adapter, name, result)
+            waiting.append((item, lowered, name))
+    for (item, lowered, name), result in zip(waiting, _convert_batch(work, waiting), strict=True):
+        records[item["entry_key"]] = _stage(work, item, lowered, name, result)
         tick("convert")
     return [records[item["entry_key"]] for item in items]
 
@@ -96,7 +104,7 @@ def convert_shard(
 def identity(adapter: Adapter, plan: Plan, target: BaseModel) -> str:
     """Returns the conversion id of an adapter under a plan, written in its own dialect and element type."""
     dtype = str(adapter.dtype).removeprefix("torch.")
-    return conversion_id(adapter_id(adapter), plan=plan, target=target, dialect=adapter.dialect, dtype=dtype)
+    return conversion_id(adapter_id(adapter), plan=plan, target=target, dialect=dialect_for(adapter), dtype=dtype)
 
 
 def find_staged(conversions: Path, name: str) -> dict[str, Any] | None:
@@ -114,10 +122,10 @@ def staged_files(conversions: Path, name: str) -> Path:
 
 
 def _convert_batch(
-    work: _Work, waiting: Sequence[tuple[ConvertItem, Adapter, str]]
+    work: _Work, waiting: Sequence[tuple[ConvertItem, LoweredAdapter, str]]
 ) -> list[Conversion | Unsupported | Ended]:
     """Converts all at once; should that fail, one by one, so that the culprit ends alone."""
-    adapters = [adapter for _, adapter, _ in waiting]
+    adapters = [lowered.adapter for _, lowered, _ in waiting]
     together = attempt(lambda: convert_adapters(work.plan, adapters, target=work.target))
     if not isinstance(together, Ended):
         return list(together)
@@ -129,29 +137,30 @@ def _convert_alone(work: _Work, adapter: Adapter) -> Conversion | Unsupported:
 
 
 def _stage(
-    work: _Work, item: ConvertItem, adapter: Adapter, name: str, result: Conversion | Unsupported | Ended
+    work: _Work, item: ConvertItem, lowered: LoweredAdapter, name: str, result: Conversion | Unsupported | Ended
 ) -> Converted:
     if isinstance(result, Ended):
         return _over(item, result)
-    body = attempt(lambda: _write(work, item, adapter, name, result))
+    body = attempt(lambda: _write(work, item, lowered, name, result))
     crash_point(AFTER_CONVERSION_STAGED)
     return _over(item, body) if isinstance(body, Ended) else _done(item, name, body)
 
 
 def _write(
-    work: _Work, item: ConvertItem, adapter: Adapter, name: str, result: Conversion | Unsupported
+    work: _Work, item: ConvertItem, lowered: LoweredAdapter, name: str, result: Conversion | Unsupported
 ) -> dict[str, Any]:
     """Writes a conversion into a draft folder and gives it its name; returns what `conversion.json` holds."""
     if isinstance(result, Unsupported):
         raise result
     began = time.monotonic()
+    adapter, dialect = lowered.adapter, dialect_for(lowered.adapter)
     draft = work.folder / f".{name}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     (draft / FILES).mkdir(parents=True)
     paths = write_adapter(
         result.adapter,
         draft / FILES,
-        dialect=adapter.dialect,
+        dialect=dialect,
         base=work.target,
         stem=file_stem(item["entry"]["name"]),
         metadata={"lorax_conversion_id": name, "lorax_method": work.method, "lorax_plan": work.plan.plan_id},
@@ -165,7 +174,7 @@ def _write(
         "method": work.method,
         "source": work.plan.source,
         "target": work.plan.target,
-        "dialect": adapter.dialect,
+        "dialect": dialect,
         "weights_sha256_out": open_weight_file(paths[0]).weights_sha256(),
         "files": [
             {
@@ -177,6 +186,7 @@ def _write(
         ],
         "kept_norm": shares.kept,
         "dropped_norm_share": shares.dropped,
+        "approximated_sites": {str(site): lost for site, lost in lowered.lost.items()},
         "sites_total": len(result.sites),
         "sites_mapped": result.sites_mapped,
         "dropped_sites": [asdict(site) for site in result.sites if site.target is None],

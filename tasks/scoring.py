@@ -14,9 +14,11 @@ from typing import Any, TypedDict
 import lorax
 from lorax.adapter import Adapter
 from lorax.base_model import BaseModel
+from lorax.checkpoint import Checkpoint
 from lorax.convert import convert_adapters
 from lorax.errors import Refused, Unsupported
 from lorax.gate import GateSettings, judge
+from lorax.lowering import lower_adapter
 from lorax.probe import ProbeSettings, prompts_for
 from lorax.read import AdapterFiles, read_adapter
 from lorax.score_card import ScoreCard
@@ -67,6 +69,7 @@ class _Work:
 
     pair: PreparedPair
     known: Sequence[BaseModel]
+    source: Checkpoint
     target: BaseModel
     folders: tuple[str, str]
     settings: ProbeSettings
@@ -90,6 +93,7 @@ def score_shard(
     work = _Work(
         pair=pair,
         known=candidates(bases),
+        source=open_base(folders[pair["source"]]),
         target=open_base(folders[pair["target"]]).base,
         folders=(folders[pair["source"]]["path"], folders[pair["target"]]["path"]),
         settings=probe_settings(probe),
@@ -130,7 +134,8 @@ def _measure(work: _Work, item: ScoreItem) -> dict[str, Any]:
     began = time.monotonic()
     adapter = _with_words(read_stored(item["files"], item["entry"], work.known), item["entry"])
     own = {"converted": _read_back(work, item)}
-    others = {name: _control(work, name, adapter) for name in CONTROLS}
+    moved = lower_adapter(adapter, work.source.weight).adapter
+    others = {name: _control(work, name, moved) for name in CONTROLS}
     rivals = {name: other for name, other in others.items() if other is not None}
     plan = work.pair["plans"][work.pair["method"]]
     fingerprints = (plan["source_fingerprint"], plan["target_fingerprint"])

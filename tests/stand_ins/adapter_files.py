@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorax.adapter import Adapter, BaseVerdict, LowRank, Site
+from lorax.adapter import Adapter, BaseVerdict, LowRank, Site, Update
 from lorax.base_model import BaseModel
-from lorax.base_models.stable_diffusion import NAME, UNet, clip_modules
+from lorax.base_models._text_encoders import clip_text
+from lorax.base_models._unet import UNet
+from lorax.base_models.stable_diffusion import NAME
+from lorax.inventory import Parameter, take_inventory
 from lorax.weight_file import write_weight_file
 
 SMALL_UNET = UNet(channels=1, widths=(8, 16), depths=(1, 1), middle_depth=1, layers=1, context=12)
@@ -27,9 +30,19 @@ def small_base(
     fingerprint: str = "at hand",
 ) -> BaseModel:
     """Returns a Stable-Diffusion-shaped base with widths of 8 and 16 and one text encoder layer, without weights."""
-    sites = {Site("unet", path): shape for path, shape in unet.modules()}
-    sites |= {Site("text_encoder", path): shape for path, shape in clip_modules(1, 12)}
-    return BaseModel(name, NAME, "custom", sites, tuple(labels), tuple(file_hashes), fingerprint)
+    found = take_inventory({"unet": unet.parameters(), "text_encoder": clip_text(1, 12, vocab=20, positions=7)})
+    return BaseModel(
+        name=name,
+        family=NAME,
+        version="custom",
+        sites=found.sites,
+        labels=tuple(labels),
+        file_hashes=tuple(file_hashes),
+        fingerprint=fingerprint,
+        tables=found.tables,
+        vectors=found.vectors,
+        parameters=found.parameters,
+    )
 
 
 def random_adapter(
@@ -59,7 +72,7 @@ def kohya_tensors(adapter: Adapter) -> dict[str, Tensor]:
     """Returns the tensors of an adapter in kohya's spelling, written without the library's own writer."""
     prefixes = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
     found: dict[str, Tensor] = {}
-    for site, update in adapter.updates.items():
+    for site, update in adapter.low_rank().items():
         module = prefixes[site.component] + site.path.replace(".", "_")
         down, up = update.down, update.up
         if update.kernel is not None:
@@ -79,16 +92,13 @@ def write_kohya(path: Path, adapter: Adapter, metadata: Mapping[str, str] | None
 def write_base_folder(folder: Path, *, seed: int = 0, text_model: bool = True, unet: UNet = SMALL_UNET) -> Path:
     """Writes a base in diffusers' layout with random weights, biases and lookup tables, and returns its folder."""
     generator = torch.Generator().manual_seed(seed)
-    base = small_base(unet=unet)
+    level = "text_model."
     parts: dict[str, dict[str, Tensor]] = {"unet": {}, "text_encoder": {}}
-    for site, shape in base.sites.items():
-        path = site.path if text_model else site.path.removeprefix("text_model.")
-        parts[site.component][f"{path}.weight"] = torch.randn(shape.weight_shape, generator=generator).half()
-        parts[site.component][f"{path}.bias"] = torch.zeros(shape.out_features).half()
-    level = "text_model." if text_model else ""
-    parts["text_encoder"][f"{level}embeddings.token_embedding.weight"] = torch.ones(20, 12).half()
-    parts["text_encoder"][f"{level}embeddings.position_embedding.weight"] = torch.ones(7, 12).half()
-    parts["text_encoder"][f"{level}final_layer_norm.weight"] = torch.ones(12).half()
+    inventories = {"unet": unet.parameters(), "text_encoder": clip_text(1, 12, vocab=20, positions=7)}
+    for component, parameters in inventories.items():
+        for parameter in parameters:
+            path = parameter.path if text_model else parameter.path.removeprefix(level)
+            parts[component][path] = _start(parameter, generator).half()
     names = {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
     for component, tensors in parts.items():
         (folder / component).mkdir(parents=True)
@@ -97,19 +107,27 @@ def write_base_folder(folder: Path, *, seed: int = 0, text_model: bool = True, u
     return folder
 
 
+def _start(parameter: Parameter, generator: torch.Generator) -> Tensor:
+    """Random weights, lookup tables and norms of ones, biases of zeros."""
+    if len(parameter.shape) > 1 and not parameter.is_table:
+        return torch.randn(parameter.shape, generator=generator)
+    return torch.zeros(parameter.shape) if parameter.path.endswith(".bias") else torch.ones(parameter.shape)
+
+
 def raw_safetensors(header: object, body: bytes = b"", *, claimed_bytes: int | None = None) -> bytes:
     """Returns safetensors bytes around any header: an object is spelled as JSON, bytes are taken as they are."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return (len(text) if claimed_bytes is None else claimed_bytes).to_bytes(8, "little") + text + body
 
 
-def same_updates(left: Mapping[Site, LowRank], right: Mapping[Site, LowRank], *, tolerance: float = 0.0) -> bool:
+def same_updates(left: Mapping[Site, Update], right: Mapping[Site, Update], *, tolerance: float = 0.0) -> bool:
     """Tells whether two adapters have the same sites, factors, scales and kernels."""
     if left.keys() != right.keys():
         return False
     for site, update in left.items():
         other = right[site]
         close = torch.allclose(update.dense(), other.dense(), rtol=tolerance, atol=tolerance)
-        if update.kernel != other.kernel or update.rank != other.rank or not close:
+        ranks = {each.rank for each in (update, other) if isinstance(each, LowRank)}
+        if update.kernel != other.kernel or type(update) is not type(other) or len(ranks) > 1 or not close:
             return False
     return True
