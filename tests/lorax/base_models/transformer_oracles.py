@@ -70,7 +70,8 @@ def as_named(
             names = [f"{part.site.path}.{leaf}" for part in module.parts]
             if names[0] not in state:
                 continue
-            rows = [_swapped(state[name]) if part.swapped else state[name] for name, part in zip(names, module.parts, strict=True)]
+            swapped = [part.swapped for part in module.parts]
+            rows = [_swapped(state[name]) if swap else state[name] for name, swap in zip(names, swapped, strict=True)]
             spelled = norm_leaf if module.shape is None and leaf == "weight" else leaf
             found[f"{module.path}.{spelled}"] = torch.cat(rows)
             assert module.shape is None or leaf == "bias" or module.shape.out_features == sum(map(len, rows))
