@@ -38,7 +38,7 @@ class ReadLimits:
     """
 
     header_bytes: int = 8 * 2**20
-    tensors: int = 30_000
+    tensors: int = 20_000
     dimensions: int = 5
     name_bytes: int = 512
     rank: int = 4096

@@ -5,9 +5,11 @@ Nothing here maps a file or opens a pickle. torch is imported only when a tensor
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +31,8 @@ __all__ = [
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
 _DEFAULT_LIMITS = ReadLimits()
 _CHUNK_BYTES = 4 * 2**20
+_FIRST_BYTES = 512
+"""Are enough to tell what a file is that is no safetensors file."""
 _TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
@@ -94,7 +98,7 @@ class WeightFile:
         with self.path.open("rb", buffering=0) as file:
             self._expect_unchanged(file.fileno())
             body = 8 + self.header_bytes
-            for chunk in _chunks(file.fileno(), body, self.identity.size):
+            for chunk in _chunks(file.fileno(), body, self.identity.size, str(self.path)):
                 digest.update(chunk)
         return digest.hexdigest()
 
@@ -114,7 +118,7 @@ class WeightFile:
             whole.update(file.read(8 + self.header_bytes))
             for name, entry in self.tensors.items():
                 own = hashlib.sha256()
-                for chunk in _chunks(file.fileno(), entry.begin, entry.end):
+                for chunk in _chunks(file.fileno(), entry.begin, entry.end, str(self.path)):
                     for digest in (whole, body, own):
                         digest.update(chunk)
                 tensors[name] = own.hexdigest()
@@ -131,22 +135,35 @@ def open_weight_file(path: Path, *, limits: ReadLimits = _DEFAULT_LIMITS) -> Wei
     """Opens a safetensors file and checks its header, at a bounded cost. Raises BadFile; never opens a pickle."""
     where = str(path)
     refuse_pickle_name(path.name, where=where)
-    try:
-        # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadFile("missing-weights", "there is no such file", where=where) from None
+    descriptor = _opened(path, where)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise BadFile("not-safetensors", "this is not a regular file; a safetensors file is expected", where=where)
-        size = _header_size(os.pread(descriptor, 64, 0), status.st_size, limits, where)
-        header = os.pread(descriptor, size, 8)
+        size = _header_size(descriptor, status.st_size, limits, where)
+        header = b"".join(_chunks(descriptor, 8, 8 + size, where))
     finally:
         os.close(descriptor)
     body_bytes = status.st_size - 8 - size
     tensors, metadata = parse_header(header, body_bytes=body_bytes, limits=limits, where=where)
     return WeightFile(path, tensors, metadata, size, _identity(status))
+
+
+def _opened(path: Path, where: str) -> int:
+    """A descriptor of the file, or of whatever else lies there. Raises BadFile where nothing can."""
+    try:
+        # Without O_NONBLOCK, opening a pipe would wait for a writer for ever.
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadFile("missing-weights", "there is no such file", where=where) from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            message = "the symbolic links there lead in a circle; name the file itself"
+            raise BadFile("missing-weights", message, where=where) from None
+        if error.errno == errno.ENXIO:
+            message = "this is not a regular file but a socket or a device; a safetensors file is expected"
+            raise BadFile("not-safetensors", message, where=where) from None
+        raise
 
 
 def refuse_pickle_name(name: str, *, where: str) -> None:
@@ -157,16 +174,21 @@ def refuse_pickle_name(name: str, *, where: str) -> None:
         raise BadFile("pickle", f"files that end in {suffix} are pickles: {advice}", where=where)
 
 
-def _header_size(start: bytes, file_bytes: int, limits: ReadLimits, where: str) -> int:
+def _header_size(descriptor: int, file_bytes: int, limits: ReadLimits, where: str) -> int:
     """The length of the header, once the first bytes have been found to be those of a safetensors file."""
+    start = os.pread(descriptor, 9, 0)
     if not start:
         raise BadFile("empty-file", "the file holds no bytes; download it again", where=where)
     size = int.from_bytes(start[:8], "little")
     # A header of 640 bytes begins like a pickle and one of 8508 like "<!", so a possible header is looked for first.
-    if len(start) < 9 or start[8:9] != b"{" or size > limits.header_bytes:
-        _refuse_other_formats(start, where)
+    opens = start[8:] == b"{"
+    if not opens or size > limits.header_bytes:
+        _refuse_other_formats(os.pread(descriptor, _FIRST_BYTES, 0), where)
     if len(start) < 8:
         raise BadFile("truncated", f"the file holds {file_bytes} bytes; the header's length alone takes 8", where=where)
+    if size > limits.header_bytes and not opens:
+        seen = f"the file starts with {start!r}; the length of a header and a brace are expected"
+        raise BadFile("not-safetensors", seen, where=where)
     if size > limits.header_bytes:
         rule = f"at most {limits.header_bytes} are read"
         raise BadFile("header-too-large", f"the header claims {size} bytes; {rule}", where=where)
@@ -176,18 +198,27 @@ def _header_size(start: bytes, file_bytes: int, limits: ReadLimits, where: str) 
     return size
 
 
+_OLD_PICKLE = re.compile(rb"\([dlt]?p\d+\n|c[A-Za-z_][\w.]*\n[A-Za-z_]\w*\n|[}\])]q\0")
+
+
 def _refuse_other_formats(start: bytes, where: str) -> None:
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"<") and text[1:2].strip(b"\0"):
         advice = "the download was answered by a web page; download it again, logged in if the site asks for it"
         raise BadFile("html-page", f"the file starts with {start[:24]!r}: {advice}", where=where)
-    if start.startswith(b"PK") or (start[:1] == b"\x80" and start[1:2] <= b"\x05" and start[2:8].strip(b"\0")):
+    if _is_pickle(start):
         advice = "it is never opened; ask its author for a safetensors file"
         raise BadFile("pickle", f"the file starts with {start[:4]!r}, a pickle: {advice}", where=where)
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start) or start.startswith((b"\x1f\x8b", b"GGUF")):
         raise BadFile(
             "not-safetensors", f"the file starts with {start[:16]!r}; a safetensors header is expected", where=where
         )
+
+
+def _is_pickle(start: bytes) -> bool:
+    """Whether a file starts as pickles do: torch's zip and tar, a marked protocol, or one of those without a mark."""
+    marked = start[:1] == b"\x80" and start[1:2] <= b"\x05" and start[2:8].strip(b"\0")
+    return bool(start.startswith(b"PK") or marked or start[257:262] == b"ustar" or _OLD_PICKLE.match(start))
 
 
 def write_weight_file(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] = {}) -> str:
@@ -270,11 +301,11 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def _chunks(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
+def _chunks(descriptor: int, begin: int, end: int, where: str) -> Iterator[bytes]:
     while begin < end:
         chunk = os.pread(descriptor, min(_CHUNK_BYTES, end - begin), begin)
         if not chunk:
-            raise TryLater("file-changed", "the file became shorter while it was being read; run again")
+            raise TryLater("file-changed", "the file became shorter while it was being read; run again", where=where)
         begin += len(chunk)
         yield chunk
 
