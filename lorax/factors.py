@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lorax.adapter import LowRank
+from lorax.errors import Unsupported
+
+if TYPE_CHECKING:
+    from lorax.dialect import EncodedModule
+
+_PAIRS = (("up", "down"), ("embedding_down", "embedding_up"))
+# The update is proportional to each of these tensors, so one of them can take a part of the scale.
+_CARRIERS = (
+    "up", "embedding_up", "hada_w1_a", "lokr_w1", "lokr_w1_a", "diff", "delta", "lokr_w2", "lokr_w2_a",
+)  # fmt: skip
 
 
 def count_non_finite(tensor: Tensor) -> int:
@@ -16,33 +27,72 @@ def count_non_finite(tensor: Tensor) -> int:
     return 0 if math.isfinite(float(tensor.sum())) else int((~torch.isfinite(tensor)).sum())
 
 
-def factors_for_file(update: LowRank, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Gives (up, down) in the shapes that files use and in the element type asked for.
+def for_file(tensors: Mapping[str, Tensor], *, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Gives the tensors of a module, by role, in the element type asked for; those that hold no floats stay.
 
-    Linear: (out, rank) and (rank, in); convolution: (out, rank, 1, 1) and (rank, in, kh, kw). Where half precision
-    would overflow or lose small values, a power of two moves from one factor to the other, which is exact.
+    Where half precision would overflow or lose small values of a pair of low-rank factors, a power of two moves from
+    one factor to the other, which is exact.
     """
-    up, down = _balanced(update.up, update.down, dtype)
-    up, down = up.to(dtype).contiguous(), down.to(dtype).contiguous()
-    if update.kernel is None:
-        return up, down
-    return up.reshape(*up.shape, 1, 1), down.reshape(update.rank, -1, *update.kernel)
+    balanced = dict(tensors)
+    for first, second in _PAIRS:
+        if first in balanced and second in balanced:
+            balanced[first], balanced[second] = _balanced(balanced[first], balanced[second], dtype)
+    return {role: _cast(tensor, dtype) for role, tensor in balanced.items()}
 
 
-def with_alpha_in(update: LowRank, *, dtype: torch.dtype) -> tuple[LowRank, Tensor]:
-    """Gives the update and its alpha = scale * rank as a tensor without dimensions, of the element type asked for.
+def with_alpha(module: EncodedModule, *, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Gives the tensors for a file, and alpha = scale * rank without dimensions, both of the element type asked for.
 
-    What rounding alpha to that type takes away goes into the up factor, so that alpha / rank times the factors is the
-    update. A scale of zero would be read back as "not given": it is written as an up factor of zeros.
+    What rounding alpha to that type takes away goes into a factor, so that alpha / rank times the factors is the
+    update. A scale of zero would be read back as "not given": it is written as a factor of zeros. alpha is None for an
+    algorithm that has none.
     """
-    if update.scale == 0:
-        return LowRank(update.up * 0, update.down, 1.0, update.kernel), torch.tensor(float(update.rank), dtype=dtype)
-    wanted = update.scale * update.rank
+    if module.scale is None:
+        return for_file(module.tensors, dtype=dtype), None
+    if module.rank == 0:
+        return folded(module, dtype=dtype), None
+    if module.scale == 0:
+        return folded(module, dtype=dtype), torch.tensor(float(module.rank), dtype=dtype)
+    wanted = module.scale * module.rank
     alpha = torch.tensor(wanted, dtype=torch.float64).to(dtype)
     rounded = float(alpha)
     if rounded in {wanted, 0.0} or not math.isfinite(rounded):
-        return update, alpha
-    return LowRank(update.up * (wanted / rounded), update.down, rounded / update.rank, update.kernel), alpha
+        return for_file(module.tensors, dtype=dtype), alpha
+    return for_file(_times(module.tensors, wanted / rounded), dtype=dtype), alpha
+
+
+def folded(module: EncodedModule, *, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Gives the tensors for a file that has no word for the scale: a factor is multiplied by it."""
+    scaled = module.tensors if module.scale in {None, 1.0} else _times(module.tensors, module.scale or 0.0)
+    return for_file(scaled, dtype=dtype)
+
+
+def with_magnitude_out(module: EncodedModule) -> dict[str, Tensor]:
+    """Gives the tensors of a module, a magnitude of DoRA in peft's shape: (out), (1, out, 1, ...) for a convolution.
+
+    Raises Unsupported("unwritable") for a magnitude per input, which peft and diffusers do not know.
+    """
+    tensors = dict(module.tensors)
+    magnitude = tensors.pop("magnitude", None)
+    if magnitude is None:
+        return tensors
+    if magnitude.shape[0] != magnitude.numel() or magnitude.numel() == 1:
+        path = module.module.path
+        message = f"the DoRA magnitude of {path} is per input; it can be written in the dialects of LyCORIS and kohya"
+        raise Unsupported("unwritable", message)
+    shape = (1, -1, *magnitude.shape[2:]) if magnitude.dim() > 2 else (-1,)
+    return {**tensors, "magnitude_out": magnitude.reshape(shape)}
+
+
+def _times(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    carrier = next((role for role in _CARRIERS if role in tensors), None)
+    if carrier is None:
+        raise ValueError(f"none of {sorted(tensors)} can take a scale; its algorithm may not have one")
+    return {**tensors, carrier: tensors[carrier] * scale}
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
 
 
 def _balanced(up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,78 +1,83 @@
-"""diffusers: one file for a pipeline, module paths with the component before them, in the spellings of 2023 to today.
+"""diffusers: one file for a pipeline, module paths with the component before them, in the spellings since October 2023.
 
-Today `unet.….to_q.lora_A.weight`; October 2023 `unet.….to_q.lora.down.weight` and
-`text_encoder.….q_proj.lora_linear_layer.down.weight`; before `….attn1.processor.to_q_lora.down.weight`, at first
-without the component. scale = 1, unless the header holds peft's configuration as `lora_adapter_metadata`.
+Today `unet.….to_q.lora_A.weight`; in October 2023 `unet.….to_q.lora.down.weight` and
+`text_encoder.….q_proj.lora_linear_layer.down.weight`. scale = 1, unless the header holds peft's configuration as
+`lora_adapter_metadata`, or, as files for diffusion transformers have it, an alpha lies beside the factors.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lorax.adapter import Adapter, Site
-from lorax.base_model import BaseModel
-from lorax.base_models import spoken_version
-from lorax.dialect import Container, Dialect, EncodedFile, Strength, count_evidence, split_by_suffix
-from lorax.factors import factors_for_file
+from lorax.dialect import (
+    MARKED,
+    SIGNED,
+    Container,
+    Dialect,
+    EncodedFile,
+    EncodedModule,
+    Evidence,
+    Strength,
+    Writing,
+    share_evidence,
+    split_by_suffix,
+)
+from lorax.factors import for_file, with_magnitude_out
+from lorax.flat_files import refuse_saved
 from lorax.peft_config import PeftConfig, common_fields, parse_config, parse_json
+from lorax.peft_folder import bias_beside, own_path, require_biased, require_one_kind
+from lorax.pipeline_names import COMPONENTS, STARTS_WITH_COMPONENT, pipeline_modules
+from lorax.suffixes import KOHYA, LYCORIS_ONLY, PEFT, joined
+from lorax.written_metadata import spec_entries
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG_KEY = "lora_adapter_metadata"
 _FILE_NAME = "pytorch_lora_weights.safetensors"
-_COMPONENTS = ("unet", "text_encoder", "text_encoder_2")
 _SUFFIXES = {
-    ".lora_A.weight": "down",
-    ".lora_B.weight": "up",
+    **PEFT,
     ".lora.down.weight": "down",
     ".lora.up.weight": "up",
     ".lora_linear_layer.down.weight": "down",
     ".lora_linear_layer.up.weight": "up",
-    ".down.weight": "down",
-    ".up.weight": "up",
-    ".alpha": "alpha",
+    **KOHYA,
+    **LYCORIS_ONLY,
 }
-# The two last suffixes belong to `to_q_lora.down.weight`, where the module's own name ends in _lora.
-_NAME = re.compile(
-    r"((unet|text_encoder|text_encoder_2)\.|(down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding)\b)"
-    r".*(\.lora_[A-Za-z]|\.lora\.|\.lora_linear_layer\.|_lora\.(down|up)\.).*"
+_ADAPTER_NAME = re.compile(r"\.default(_\d+)?(?=\.weight$|\.bias$|$)")
+_PART = re.compile(
+    r".+\.(lora_(A|B|down|up|mid|embedding_[AB]|magnitude_vector)|lora\.(down|up)|lora_linear_layer\.(down|up)"
+    r"|alpha|dora_scale|hada_\w+|lokr_\w+|diff(_b)?)(\.\w+)*"
 )
-_ATTENTION = re.compile(r"(.*\.(?:attn\d|self_attn))\.(to_[qkv]|to_out\.0|[qkv]_proj|out_proj)")
+_OLD = re.compile(r".*(\.processor\.|\.to_\w+_lora\.).*")
+# Files without a component: of a U-Net, and of the transformers whose names diffusers gave them.
+_BARE = re.compile(
+    r"((down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|transformer_blocks|single_transformer_blocks"
+    r"|context_embedder|x_embedder|time_text_embed|condition_embedder)\b).*"
+)
 
 
-def _recognise(names: Sequence[str]) -> str:
-    matching = sum(_NAME.fullmatch(name) is not None for name in names)
-    return count_evidence(names, matching, "are module paths of a pipeline with lora parts")
+def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | None:
+    matching = sum(
+        bool(STARTS_WITH_COMPONENT.fullmatch(name) or _BARE.fullmatch(name))
+        and _PART.fullmatch(name) is not None
+        and _OLD.fullmatch(name) is None
+        for name in names
+    )
+    if 2 * matching <= len(names):
+        return None
+    what = "are module paths of a pipeline with lora parts"
+    if CONFIG_KEY in metadata:
+        return share_evidence(names, matching, f"{what}, {CONFIG_KEY} is there", weight=SIGNED)
+    named = any(STARTS_WITH_COMPONENT.fullmatch(name) for name in names)
+    return share_evidence(names, matching, what, **({"weight": MARKED} if named else {}))
 
 
 def _split(name: str) -> tuple[str, str]:
-    return split_by_suffix(name, _SUFFIXES)
-
-
-def _spellings(site: Site) -> tuple[str, ...]:
-    paths = dict.fromkeys((site.path, site.path.removeprefix("text_model.")))
-    found = [spelling for path in paths for spelling in _paths_of_all_years(path)]
-    bare = found if site.component == "unet" else []
-    return tuple(f"{site.component}.{path}" for path in found) + tuple(bare)
-
-
-def _paths_of_all_years(path: str) -> Iterator[str]:
-    yield path
-    match = _ATTENTION.fullmatch(path)
-    if match is None:
-        return
-    attention, projection = match.groups()
-    # 2023 files call the text encoder's projections by the U-Net's names: to_q for q_proj.
-    short = projection[0] if projection.endswith("_proj") and projection != "out_proj" else projection
-    old = {"to_out.0": "to_out", "out_proj": "to_out"}.get(projection, f"to_{short.removeprefix('to_')}")
-    if projection == "to_out.0":
-        yield f"{attention}.to_out"
-    yield f"{attention}.processor.{old}_lora"
-    yield f"{attention}.{old}_lora"
+    return split_by_suffix(_ADAPTER_NAME.sub("", name), _SUFFIXES)
 
 
 def _strength(container: Container) -> Strength:
@@ -80,7 +85,7 @@ def _strength(container: Container) -> Strength:
 
     def scale(spelling: str, rank: int, alpha: float | None) -> float:
         if alpha is not None:
-            return alpha / rank if alpha else 1.0
+            return alpha / rank if alpha and rank else 1.0
         component, _, path = spelling.partition(".")
         config = configs.get(component)
         return config.scale(path, rank) if config is not None else 1.0
@@ -97,46 +102,42 @@ def _configs(container: Container) -> dict[str, PeftConfig]:
     by_component: dict[str, dict[str, object]] = {}
     for key, value in fields.items():
         component, _, field = key.partition(".")
-        if component in _COMPONENTS:
+        if component in COMPONENTS:
             by_component.setdefault(component, {})[field] = value
     return {name: parse_config(own, where=container.name) for name, own in by_component.items()}
 
 
-def _encode(adapter: Adapter, base: BaseModel, stem: str) -> Sequence[EncodedFile]:
+def _pack(
+    modules: Sequence[EncodedModule], vectors: Mapping[tuple[str, str], Tensor], writing: Writing
+) -> Sequence[EncodedFile]:
+    refuse_saved(writing, "diffusers")
+    biases = require_biased(modules, vectors)
     tensors: dict[str, Tensor] = {}
-    scales: dict[str, dict[str, tuple[int, float]]] = {}
-    for site, update in adapter.updates.items():
-        up, down = factors_for_file(update, dtype=adapter.dtype)
-        tensors[f"{site.component}.{site.path}.lora_A.weight"] = down
-        tensors[f"{site.component}.{site.path}.lora_B.weight"] = up
+    fields: dict[str, object] = {}
+    for component in dict.fromkeys(module.module.component for module in modules):
+        own = [module for module in modules if module.module.component == component]
+        with_bias = any(module.spelling in biases for module in own)
+        for module in own:
+            more = bias_beside(module, biases.get(module.spelling)) if with_bias else {}
+            stored = for_file({**with_magnitude_out(module), **more}, dtype=writing.dtype)
+            tensors |= joined(module.spelling, stored, PEFT)
         # The configuration is matched against the model's own paths, which lack `text_model.` in newer versions.
-        module = site.path.removeprefix("text_model.")
-        scales.setdefault(site.component, {})[module] = (update.rank, update.scale)
-    return [EncodedFile(_FILE_NAME, tensors, _metadata(adapter, base, stem, scales))]
-
-
-def _metadata(
-    adapter: Adapter, base: BaseModel, stem: str, scales: Mapping[str, Mapping[str, tuple[int, float]]]
-) -> dict[str, str]:
-    fields = {
-        f"{component}.{key}": value for component, own in scales.items() for key, value in common_fields(own).items()
-    }
-    kept = {key: value for key, value in adapter.metadata.items() if key.startswith("modelspec.")}
-    return {
-        "modelspec.title": stem,
-        **kept,
-        "format": "pt",
-        "modelspec.architecture": f"{spoken_version(base)[1]}/lora",
-        CONFIG_KEY: json.dumps(fields, indent=2, sort_keys=True),
-    }
+        scales = {
+            own_path(module.module.path, component, writing.base): (module.rank, module.scale or 0.0) for module in own
+        }
+        described = common_fields(scales, magnitudes=require_one_kind(own), biases=with_bias)
+        fields |= {f"{component}.{key}": value for key, value in described.items()}
+    metadata = {**spec_entries(writing), "format": "pt", CONFIG_KEY: json.dumps(fields, indent=2, sort_keys=True)}
+    return [EncodedFile(_FILE_NAME, tensors, metadata)]
 
 
 DIALECT = Dialect(
     name="diffusers",
-    summary="diffusers' pipelines, 2023 to today",
+    summary="diffusers' pipelines since October 2023",
     recognise=_recognise,
     split=_split,
-    spellings=_spellings,
+    modules=pipeline_modules,
     strength=_strength,
-    encode=_encode,
+    says=frozenset({"lora", "dora"}),
+    pack=_pack,
 )

@@ -1,109 +1,67 @@
 """kohya: sd-scripts' spelling, that of most files on Civitai.
 
 `lora_unet_down_blocks_0_…_to_q.lora_down.weight`: a prefix for the component, the path with underscores for dots, so
-that a name can be looked up but never read backwards. scale = alpha / rank, alpha a number per module.
+that a name can be looked up but never read backwards. scale = alpha / rank, alpha a number per module. Modules are
+called as in the code that sd-scripts trains: diffusers' names for Stable Diffusion 1 and 2, those of Stability AI's own
+code for SDXL, Black Forest Labs' fused ones for Flux.
+
+Files that sd-scripts trained with split_qkv are fused again without a word: their down factor has the rows of three or
+four, their up factor is block-diagonal, alpha stays. All programs apply alpha / (n * rank), a third or a quarter of the
+trained strength, and so it is read here (sd-scripts issue 2204).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lorax.adapter import Adapter, Site
 from lorax.base_model import BaseModel
-from lorax.base_models import spoken_version
-from lorax.dialect import Container, Dialect, EncodedFile, Strength, count_evidence, split_by_suffix
-from lorax.factors import factors_for_file, with_alpha_in
-from lorax.weight_file import weights_sha256
+from lorax.dialect import SIGNED, Dialect, EncodedFile, EncodedModule, Evidence, Writing
+from lorax.flat_files import alpha_over_rank, flat_file, refuse_saved, refuse_vectors
+from lorax.flat_names import family_of, flat_evidence, flat_modules, split_flat, trainer_of, trainer_prefixes
+from lorax.naming import NamedModule
+from lorax.suffixes import KOHYA, LYCORIS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PREFIXES = {
-    "unet": ("lora_unet_",),
-    "text_encoder": ("lora_te_", "lora_te1_"),
-    "text_encoder_2": ("lora_te2_",),
-}
-_NAME = re.compile(r"(lora_unet_|lora_te[123]?_)[^.]+\..+")
-_SUFFIXES = {".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha"}
+_MODULES = {"stable-diffusion-3": "networks.lora_sd3", "flux": "networks.lora_flux", "lumina2": "networks.lora_lumina"}
 
 
-def _recognise(names: Sequence[str]) -> str:
-    matching = sum(_NAME.fullmatch(name) is not None for name in names)
-    return count_evidence(names, matching, "start with lora_unet_ or lora_te_")
+def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | None:
+    if trainer_of(metadata) == "kohya":
+        return flat_evidence(names, weight=SIGNED, also=f", ss_network_module is {metadata['ss_network_module']}")
+    return flat_evidence(names)
 
 
-def _split(name: str) -> tuple[str, str]:
-    module, role = split_by_suffix(name, _SUFFIXES)
-    # Flat names have no dots: everything after the first one belongs to the role.
-    flat, _, rest = module.partition(".")
-    return flat, f"{rest}.{role}" if rest else role
+def _modules(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
+    return flat_modules(base, first=family_of(base), prefixes=trainer_prefixes(base))
 
 
-def _spellings(site: Site) -> tuple[str, ...]:
-    paths = dict.fromkeys((site.path, site.path.removeprefix("text_model.")))
-    prefixes = _PREFIXES.get(site.component, ())
-    return tuple(prefix + path.replace(".", "_") for path in paths for prefix in prefixes)
-
-
-def _strength(_container: Container) -> Strength:
-    def scale(_spelling: str, rank: int, alpha: float | None) -> float:
-        # Trainers read an alpha of 0 as "not given", and one that is not given as the rank.
-        return alpha / rank if alpha else 1.0
-
-    return scale
-
-
-def _unmappable(spelling: str) -> str:
+def _unmappable(spelling: str, _roles: frozenset[str]) -> str:
     if spelling.endswith("_text_projection"):
         return "the base model has no text projection, so this part had no effect on it"
     return ""
 
 
-def _encode(adapter: Adapter, base: BaseModel, stem: str) -> Sequence[EncodedFile]:
-    tensors: dict[str, Tensor] = {}
-    several_encoders = any(site.component == "text_encoder_2" for site in base.sites)
-    for site, update in adapter.updates.items():
-        spellings = _spellings(site)
-        module = spellings[1] if several_encoders and site.component == "text_encoder" else spellings[0]
-        scaled, alpha = with_alpha_in(update, dtype=adapter.dtype)
-        up, down = factors_for_file(scaled, dtype=adapter.dtype)
-        tensors |= {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up, f"{module}.alpha": alpha}
-    metadata = _metadata(adapter, base, stem) | {"sshs_model_hash": weights_sha256(tensors)}
-    return [EncodedFile(f"{stem}.safetensors", tensors, metadata)]
-
-
-def _metadata(adapter: Adapter, base: BaseModel, stem: str) -> dict[str, str]:
-    """The entries that sd-scripts writes, those that name the base rewritten for this one."""
-    version, architecture = spoken_version(base)
-    ranks = adapter.ranks()
-    largest = max(adapter.updates.values(), key=lambda update: update.rank, default=None)
-    alpha = largest.scale * largest.rank if largest is not None else 0.0
-    return {
-        "ss_network_module": "networks.lora",
-        "ss_network_args": "None",
-        "ss_output_name": stem,
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.title": stem,
-        **adapter.metadata,
-        "ss_network_dim": str(ranks[-1]) if len(ranks) == 1 else "Dynamic",
-        "ss_network_alpha": f"{alpha:g}" if len(ranks) == 1 else "Dynamic",
-        "ss_base_model_version": version,
-        "ss_sd_model_name": base.name,
-        **({"ss_new_sd_model_hash": base.file_hashes[0]} if base.file_hashes else {}),
-        "modelspec.architecture": f"{architecture}/lora",
-        "modelspec.implementation": "diffusers",
-    }
+def _pack(
+    modules: Sequence[EncodedModule], vectors: Mapping[tuple[str, str], Tensor], writing: Writing
+) -> Sequence[EncodedFile]:
+    refuse_vectors(vectors, "kohya")
+    refuse_saved(writing, "kohya")
+    network = {"ss_network_module": _MODULES.get(writing.base.family, "networks.lora")}
+    naming = family_of(writing.base)
+    return [flat_file(modules, {}, writing, suffixes=KOHYA, network=network, naming=naming)]
 
 
 DIALECT = Dialect(
     name="kohya",
     summary="sd-scripts and most files on Civitai",
     recognise=_recognise,
-    split=_split,
-    spellings=_spellings,
-    strength=_strength,
-    encode=_encode,
+    split=lambda name: split_flat(name, LYCORIS),
+    modules=_modules,
+    strength=lambda _container: alpha_over_rank(),
     unmappable=_unmappable,
+    says=frozenset({"lora"}),
+    pack=_pack,
 )

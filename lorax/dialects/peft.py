@@ -1,90 +1,139 @@
-"""peft: one model's adapter, `base_model.model.….lora_A.weight`, its strength in the adapter_config.json beside it."""
+"""peft: one model's adapter, `base_model.model.….lora_A.weight`, its strength in the adapter_config.json beside it.
+
+Beside LoRA the names of peft's LoHa, LoKr, IA3, OFT and BOFT are read. What peft saves whole (modules_to_save, grown
+embeddings) has an ordinary parameter's name. target_parameters, LoRA of the experts that are stacked in one parameter,
+has the name of the module around the parameter: `….experts.lora_A.weight`, and for each further parameter of that
+module a `base_layer` more; which parameter is meant follows from the configuration.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lorax.adapter import Adapter, Site
 from lorax.base_model import BaseModel
-from lorax.dialect import Container, Dialect, EncodedFile, Strength, count_evidence, split_by_suffix
+from lorax.dialect import (
+    FITS,
+    Container,
+    Dialect,
+    EncodedFile,
+    EncodedModule,
+    Evidence,
+    Expansion,
+    Strength,
+    Writing,
+    all_modules,
+    share_evidence,
+    split_by_suffix,
+)
 from lorax.errors import BadFile
-from lorax.factors import factors_for_file
-from lorax.peft_config import common_fields, parse_config
+from lorax.flat_names import spelled_paths
+from lorax.grouped_columns import grouped_columns
+from lorax.naming import NamedModule
+from lorax.peft_config import PeftConfig, parse_config
+from lorax.peft_folder import COMPONENT_KEY, peft_folders
+from lorax.peft_parameters import parameter_respelling
+from lorax.suffixes import PEFT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _PREFIX = "base_model.model."
-# Wrappers of other libraries, and the adapter's own name, leak into saved names.
-_WRAPPERS = re.compile(r"\b(_orig_mod|base_layer)\.|^module\.")
-_ADAPTER_NAME = re.compile(r"\.default(?=\.weight$|$)")
-_SUFFIXES = {".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_A": "down", ".lora_B": "up"}
+# Wrappers of other libraries, and the adapter's own name, leak into saved names. A `base_layer` at the end may tell
+# which parameter of a module is meant, so that one stays.
+_WRAPPERS = re.compile(
+    r"\b(_orig_mod|modules_to_save\.default|original_module)\.|\bbase_layer\.(?=\w+\.\w+\.)|^module\."
+)
+_ADAPTER_NAME = re.compile(r"\.default(?=\.weight$|\.bias$|$)")
+_FURTHER = {f".{role}": role for role in (
+    "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b",
+    "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "ia3_l", "boft_R", "boft_s",
+)}  # fmt: skip
+_SUFFIXES = {**PEFT, **{suffix: role.lower() for suffix, role in _FURTHER.items()}, ".oft_R.weight": "oft_r"}
+_TUNER_PART = re.compile(
+    r"\.(lora|hada|lokr|oft|boft|ia3|vera|randlora|fourierft|waveft|shira|miss|bone|road|hra|vblora|ln_tuning|c3a|poly"
+    r"|gralora|delora|osf|token_adapter|internal_xlora|xlora|trainable_tokens|adaption|prompt)_?\w*"
+)
+# The text encoders of Stable Diffusion are plain CLIP; the wider one is the second of SDXL and SD3.
+_CLIP_QUERY = re.compile(r"(?:text_model\.)?encoder\.layers\.\d+\.(?:self_attn\.\w+|mlp\.fc2)")
+_SECOND_CLIP_WIDTH = 1280
 
 
-def _recognise(names: Sequence[str]) -> str:
+def _recognise(names: Sequence[str], _metadata: Mapping[str, str]) -> Evidence | None:
     matching = sum(name.startswith(_PREFIX) for name in names)
-    return count_evidence(names, matching, f"start with {_PREFIX}")
+    return share_evidence(names, matching, f"start with {_PREFIX}", weight=FITS)
 
 
 def _split(name: str) -> tuple[str, str]:
-    return split_by_suffix(_ADAPTER_NAME.sub("", _PREFIX + _bare(name)), _SUFFIXES)
+    bare = _ADAPTER_NAME.sub("", _WRAPPERS.sub("", name.removeprefix(_PREFIX)))
+    module, role = split_by_suffix(_PREFIX + bare, _SUFFIXES)
+    if role in {"weight", "bias"} and _TUNER_PART.search(f".{bare}") is None:
+        return _PREFIX + bare, "saved"
+    return module, role
 
 
-def _bare(name: str) -> str:
-    return _WRAPPERS.sub("", name.removeprefix(_PREFIX))
+def _modules(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
+    """The first of two components with equal names has them plain, such as the first of two CLIP text encoders."""
+    owners: dict[str, str] = {}
+    for module in all_modules(base):
+        for path in spelled_paths(module):
+            if owners.setdefault(path, module.component) == module.component:
+                yield _PREFIX + path, module
+            yield f"{_PREFIX}{module.component}.{path}", module
 
 
-def _spellings(site: Site) -> tuple[str, ...]:
-    paths = dict.fromkeys((site.path, site.path.removeprefix("text_model.")))
-    # The first text encoder is the one that is saved on its own; a second has to be named.
-    plain = paths if site.component in {"unet", "text_encoder"} else ()
-    return tuple(f"{_PREFIX}{path}" for path in (*plain, *(f"{site.component}.{path}" for path in paths)))
-
-
-def _strength(container: Container) -> Strength:
+def _config(container: Container) -> PeftConfig:
     if container.config is None:
         message = "there is no adapter_config.json, so the strength of the adapter is unknown; fetch it as well"
         raise BadFile("bad-config", message, where=container.name)
-    config = parse_config(container.config, where=container.name)
+    return parse_config(container.config, where=container.name)
+
+
+def _strength(container: Container) -> Strength:
+    config = _config(container)
 
     def scale(spelling: str, rank: int, _alpha: float | None) -> float:
-        return config.scale(spelling.removeprefix(_PREFIX), rank)
+        module = spelling.removeprefix(_PREFIX)
+        # The factors of stacked experts have the rank of all experts together.
+        stacked = any(module == name or module.endswith(f".{name}") for name in config.parameters)
+        return config.scale(module, config.rank_of(module) if stacked else rank)
 
     return scale
 
 
-def _encode(adapter: Adapter, base: BaseModel, stem: str) -> Sequence[EncodedFile]:
-    """One folder per component where there are several, as peft's own example for Stable Diffusion saves them."""
-    del stem
-    components = sorted({site.component for site in adapter.updates})
-    return [
-        _encode_component(adapter, base, component, folder=f"{component}/" if len(components) > 1 else "")
-        for component in components
-    ]
+def _respell(container: Container) -> Callable[[str], str]:
+    config = parse_config(container.config, where=container.name) if container.config is not None else None
+    named = parameter_respelling(config.parameters if config is not None else ())
+    component = container.file.metadata.get(COMPONENT_KEY) or _second_clip(container)
+
+    def spelled(spelling: str) -> str:
+        bare = named(spelling.removeprefix(_PREFIX))
+        if component and not bare.startswith(f"{component}."):
+            bare = f"{component}.{bare}"
+        return _PREFIX + bare
+
+    return spelled
 
 
-def _encode_component(adapter: Adapter, base: BaseModel, component: str, *, folder: str) -> EncodedFile:
-    tensors: dict[str, Tensor] = {}
-    scales: dict[str, tuple[int, float]] = {}
-    for site, update in adapter.updates.items():
-        if site.component != component:
-            continue
-        # transformers' CLIPTextModel has lost its `text_model.` level, and peft asks for the model's own paths.
-        module = site.path.removeprefix("text_model.") if component == "text_encoder" else site.path
-        up, down = factors_for_file(update, dtype=adapter.dtype)
-        tensors[f"{_PREFIX}{module}.lora_A.weight"] = down
-        tensors[f"{_PREFIX}{module}.lora_B.weight"] = up
-        scales[module] = (update.rank, update.scale)
-    named = next((label for label in base.labels if "/" in label), base.name)
-    return EncodedFile(
-        name=f"{folder}adapter_model.safetensors",
-        tensors=tensors,
-        metadata={"format": "pt"},
-        config_name=f"{folder}adapter_config.json",
-        config={**common_fields(scales), "base_model_name_or_path": named},
-    )
+def _second_clip(container: Container) -> str:
+    """The component that a file of plain CLIP names is for when only the second text encoder is that wide."""
+    for name, entry in container.file.tensors.items():
+        spelling, role = _split(name)
+        if role == "up" and _CLIP_QUERY.fullmatch(spelling.removeprefix(_PREFIX)):
+            return "text_encoder_2" if entry.shape[0] == _SECOND_CLIP_WIDTH else ""
+    return ""
+
+
+def _expansion(container: Container) -> Expansion | None:
+    config = parse_config(container.config, where=container.name) if container.config is not None else None
+    return grouped_columns(config.group) if config is not None and config.group else None
+
+
+def _pack(
+    modules: Sequence[EncodedModule], vectors: Mapping[tuple[str, str], Tensor], writing: Writing
+) -> Sequence[EncodedFile]:
+    return peft_folders(modules, vectors, writing, prefix=_PREFIX)
 
 
 DIALECT = Dialect(
@@ -92,7 +141,10 @@ DIALECT = Dialect(
     summary="peft's folders: adapter_model.safetensors with adapter_config.json",
     recognise=_recognise,
     split=_split,
-    spellings=_spellings,
+    modules=_modules,
     strength=_strength,
-    encode=_encode,
+    respell=_respell,
+    expansion=_expansion,
+    says=frozenset({"lora", "lora_embedding", "dora"}),
+    pack=_pack,
 )

@@ -80,6 +80,10 @@ def test_the_costliest_pattern_that_is_taken_is_quick() -> None:
         {"lora_alpha": 1e300},
         {"alpha_pattern": ["to_q"]},
         {"alpha_pattern": {"to_q": "x"}},
+        {"rank_pattern": {"to_q": 0}},
+        {"r": 0},
+        {"target_parameters": "mlp.experts.gate_up_proj"},
+        {"target_parameters": [1]},
     ],
 )
 def test_nonsense_is_a_bad_configuration(fields: dict[str, object]) -> None:
@@ -93,24 +97,61 @@ def test_nonsense_is_a_bad_configuration(fields: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"peft_type": "LOHA"}, "LOHA"),
-        ({"use_dora": True}, "DoRA"),
-        ({"modules_to_save": ["classifier"]}, "modules_to_save"),
+        ({"peft_type": "VERA"}, "VERA"),
+        ({"peft_type": "PREFIX_TUNING"}, "learnt prompts"),
+        ({"peft_type": "ADAPTION_PROMPT"}, "prompts with gates"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa_niter_4"),
         ({"init_lora_weights": "OLoRA"}, "OLoRA"),
         ({"alora_invocation_tokens": [1]}, "activated"),
-        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "single parameters"),
         ({"layer_replication": [[0, 4]]}, "replicated"),
-        ({"use_qalora": True}, "QA-LoRA"),
+        ({"trainable_token_indices": [4]}, "trained tokens"),
+        ({"kasa_config": {"beta": 1}}, "KaSA"),
+        ({"arrow_config": {"top_k": 1}}, "Arrow"),
+        ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
         ({"bias": "lora_only"}, "biases"),
-        ({"lora_bias": True}, "bias"),
     ],
 )
-def test_what_is_not_plain_lora_is_named(fields: dict[str, object], named: str) -> None:
+def test_what_cannot_be_moved_is_named(fields: dict[str, object], named: str) -> None:
     with pytest.raises(Unsupported, match=named) as raised:
         parse_config(fields, where="x")
 
     assert raised.value.reason == "unsupported-algorithm"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_dora": True},
+        {"lora_bias": True},
+        {"modules_to_save": ["classifier"]},
+        {"target_parameters": ["mlp.experts.gate_up_proj"]},
+        {"use_qalora": True},
+    ],
+)
+def test_what_further_tensors_tell_is_taken(fields: dict[str, object]) -> None:
+    assert parse_config(fields | {"lora_alpha": 4}, where="x").scale("a", 2) == 2.0
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "LOKR"])
+def test_loha_and_lokr_call_alpha_by_its_name_and_divide_by_the_configured_rank(kind: str) -> None:
+    config = parse_config(
+        {"peft_type": kind, "alpha": 6, "r": 4, "lora_alpha": 99, "rank_pattern": {"to_k": 3}}, where="x"
+    )
+
+    assert config.scale("to_q", 2) == 3.0
+    assert config.scale("to_q", 0) == 1.5
+    assert config.scale("attn1.to_k", 0) == 2.0
+
+
+@pytest.mark.parametrize("kind", ["IA3", "OFT", "BOFT"])
+def test_methods_without_alpha_have_a_strength_of_one(kind: str) -> None:
+    assert parse_config({"peft_type": kind, "r": 0, "lora_alpha": 16}, where="x").scale("to_q", 4) == 1.0
+
+
+def test_a_group_counts_only_with_qalora() -> None:
+    assert parse_config({"qalora_group_size": 32}, where="x").group == 0
+    assert parse_config({"qalora_group_size": 32, "use_qalora": True}, where="x").group == 32
+    assert parse_config({"use_qalora": True}, where="x").group == LoraConfig().qalora_group_size
 
 
 @pytest.mark.parametrize("start", [True, False, None, "gaussian", "eva", "orthogonal"])
@@ -137,6 +178,13 @@ def test_a_missing_or_giant_file_is_refused(tmp_path: Path) -> None:
     for name in ("giant.json", "missing.json"):
         with pytest.raises(BadFile, match=name):
             load_json(tmp_path / name, limit_bytes=1000, where="thin")
+
+
+def test_fields_of_newer_versions_are_written_only_where_they_are_needed() -> None:
+    plain = common_fields({"a": (2, 1.0)})
+
+    assert plain.keys().isdisjoint({"use_dora", "lora_bias"})
+    assert common_fields({"a": (2, 1.0)}, magnitudes=True, biases=True) == plain | {"use_dora": True, "lora_bias": True}
 
 
 def test_what_is_written_reads_back_and_peft_takes_it() -> None:
