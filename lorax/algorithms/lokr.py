@@ -78,7 +78,8 @@ class LoKr:
         """
         up1, down1 = _as_product(self._first(self._own_type()))
         up2, down2 = _as_product(self._second(self._own_type()))
-        return LowRank(torch.kron(up1, up2), torch.kron(down1, down2), self.scale, self.kernel)
+        up, down = torch.kron(up1, up2.contiguous()), torch.kron(down1, down2)
+        return LowRank(up, down, self.scale, self.kernel)
 
     def dense(self, weight: Tensor | None = None) -> Tensor:
         """Forms the change in the shape of the weight."""
