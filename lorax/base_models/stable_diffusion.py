@@ -5,17 +5,13 @@ Also any other folder with a UNet2DConditionModel that no family of its own reco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from lorax.adapter import SiteShape
 from lorax.base_model import BaseModel, Family
 from lorax.base_models import _unet_pipelines as pipelines
-from lorax.base_models._text_encoders import clip_text
 from lorax.base_models._unet import UNet
-from lorax.inventory import take_inventory
 
 NAME = "stable-diffusion"
 
@@ -37,12 +33,6 @@ _INPAINTING_LABELS = (
     "stable-diffusion-v1-inpainting", "sd_v1_inpainting", "stable-diffusion-v1-5/stable-diffusion-inpainting",
     "sd-v1-5-inpainting", "Lykon/dreamshaper-8-inpainting",
 )  # fmt: skip
-
-
-def clip_modules(layers: int, width: int) -> Iterator[tuple[str, SiteShape]]:
-    """Lists the modules of a CLIP text encoder whose weight is multiplied."""
-    for site, shape in take_inventory({"text_encoder": clip_text(layers, width)}).sites.items():
-        yield site.path, shape
 
 
 @cache
