@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lorax.base_model import BaseModel
 from lorax.base_models import gemma, llama, phi, qwen
 from lorax.errors import BadFile
 
-_READERS = {
+_READERS: dict[str, Callable[..., BaseModel]] = {
     model_type: module.base_from_config for module in (gemma, llama, phi, qwen) for model_type in module.MODEL_TYPES
 }
 

@@ -19,26 +19,20 @@ _TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
 _FOUR_NORMS = (*_TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 
-def _gemma(*sizes: int) -> Decoder:
-    return Decoder(*sizes, 256000, tied=True)
+def _gemma(generation: int, layers: int, hidden: int, queries: int, keys: int, inner: int) -> Decoder:
+    return Decoder(
+        layers, hidden, queries, keys, inner, vocab=262144 if generation == 3 else 256000, tied=True,
+        norms=_TWO_NORMS if generation == 1 else _FOUR_NORMS, head_norm=_HEAD if generation == 3 else 0,
+    )  # fmt: skip
 
 
-def _gemma2(*sizes: int) -> Decoder:
-    return Decoder(*sizes, 256000, tied=True, norms=_FOUR_NORMS)
-
-
-def _gemma3(*sizes: int) -> Decoder:
-    return Decoder(*sizes, 262144, tied=True, norms=_FOUR_NORMS, head_norm=_HEAD)
-
-
-# layers, hidden, rows of the query, rows of the key, inner
 _DECODERS = {
-    "gemma-2b": _gemma(18, 2048, 2048, 256, 16384),
-    "gemma-7b": _gemma(28, 3072, 4096, 4096, 24576),
-    "gemma-2-2b": _gemma2(26, 2304, 2048, 1024, 9216),
-    "gemma-2-9b": _gemma2(42, 3584, 4096, 2048, 14336),
-    "gemma-3-270m": _gemma3(18, 640, 1024, 256, 2048),
-    "gemma-3-1b": _gemma3(26, 1152, 1024, 256, 6912),
+    "gemma-2b": _gemma(1, 18, 2048, 2048, 256, 16384),
+    "gemma-7b": _gemma(1, 28, 3072, 4096, 4096, 24576),
+    "gemma-2-2b": _gemma(2, 26, 2304, 2048, 1024, 9216),
+    "gemma-2-9b": _gemma(2, 42, 3584, 4096, 2048, 14336),
+    "gemma-3-270m": _gemma(3, 18, 640, 1024, 256, 2048),
+    "gemma-3-1b": _gemma(3, 26, 1152, 1024, 256, 6912),
 }
 
 _LABELS = {
