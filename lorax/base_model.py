@@ -54,7 +54,9 @@ class Family:
     trainer_naming: the naming that sd-scripts, musubi-tuner and their like write for this family;
     flat_prefixes: component -> what stands before a flat name (`lora_unet_`), the one that is written first;
     equal_architectures: groups of versions that share every site an adapter usually patches, which only words can
-    tell apart.
+    tell apart;
+    variants: version -> the plain version that it differs from at its input alone (inpainting); adapters are made for
+    the plain one and used with both, so that one is meant where nothing says otherwise.
     """
 
     name: str
@@ -70,3 +72,4 @@ class Family:
     trainer_naming: str = "own"
     flat_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     equal_architectures: tuple[frozenset[str], ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -59,7 +59,8 @@ class Module:
 class Examination:
     """Holds what the header of an adapter file says.
 
-    saved: whole tensors that are carried apart; expansion: how compact tensors unfold.
+    saved: whole tensors that are carried apart; expansion: how compact tensors unfold; left_out: (tensor name, why it
+    has no effect on any base) for what a dialect knows and nothing can move, such as embeddings bundled with LoRA.
     """
 
     container: Container
@@ -68,6 +69,7 @@ class Examination:
     modules: tuple[Module, ...]
     saved: tuple[TensorEntry, ...]
     expansion: Expansion | None
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def algorithms(self) -> tuple[str, ...]:
         """Lists the algorithms that occur, sorted."""
@@ -84,9 +86,10 @@ def examine(files: AdapterFiles, *, limits: ReadLimits = _DEFAULT_LIMITS) -> Exa
     expansion = dialect.expansion(container)
     by_spelling = _by_spelling(container, dialect)
     saved = tuple(roles.pop(SAVED) for roles in by_spelling.values() if SAVED in roles)
+    left_out = tuple(_left_out(by_spelling, dialect))
     _refuse_foreign(by_spelling)
     modules = tuple(_module(spelling, roles, limits, expansion) for spelling, roles in by_spelling.items() if roles)
-    return Examination(container, dialect, evidence, modules, saved, expansion)
+    return Examination(container, dialect, evidence, modules, saved, expansion, left_out)
 
 
 def open_container(files: AdapterFiles, *, limits: ReadLimits = _DEFAULT_LIMITS) -> Container:
@@ -135,6 +138,15 @@ def _by_spelling(container: Container, dialect: Dialect) -> dict[str, dict[str, 
             raise BadFile("duplicate-tensor", f"{seen} are the same part of a module")
         roles[role] = entry
     return found
+
+
+def _left_out(by_spelling: dict[str, dict[str, TensorEntry]], dialect: Dialect) -> Iterator[tuple[str, str]]:
+    """Takes out the modules that are of no algorithm and that the dialect knows to be without effect."""
+    for spelling, roles in list(by_spelling.items()):
+        own = frozenset(roles) - VECTOR_ROLES
+        if own and algorithm_of(own) is None and (reason := dialect.unmappable(spelling, frozenset(roles))):
+            del by_spelling[spelling]
+            yield from ((entry.name, reason) for entry in roles.values())
 
 
 def _refuse_foreign(by_spelling: Mapping[str, Mapping[str, TensorEntry]]) -> None:

@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from lorax.adapter import BaseVerdict, Site
 from lorax.base_model import BaseModel
-from lorax.base_models import spoken_version
+from lorax.base_models import FAMILIES, spoken_version
 from lorax.dialect import Container, Dialect
 from lorax.errors import Unsupported
 from lorax.examine import Examination, Module
@@ -115,6 +115,7 @@ def identify(
     evidence = [shapes, *evidence]
     if len(left) > 1:
         left = _most_complete(left, modules, dialect, evidence)
+    left = _without_variants(left, evidence)
     if len(left) > 1 and (at_hand := [base for base in left if base.fingerprint]):
         left = at_hand
     if len(left) > 1 and problem is None:
@@ -175,6 +176,20 @@ def _most_complete(
         evidence.append(f"of the kinds of modules that it patches, it patches {said}")
         return whole
     return list(left)
+
+
+def _without_variants(left: Sequence[BaseModel], evidence: list[str]) -> list[BaseModel]:
+    """The bases without those that differ at their input alone from another one that is among them."""
+    there = {(base.family, base.version) for base in left}
+    kept = [base for base in left if (base.family, _plain_version(base)) not in there]
+    if left_out := [base.name for base in left if base not in kept]:
+        evidence.append(f"{', '.join(left_out)} would do as well: a variant that adapters are seldom made for")
+    return kept
+
+
+def _plain_version(base: BaseModel) -> str | None:
+    family = FAMILIES.get(base.family)
+    return family.variants.get(base.version) if family is not None else None
 
 
 def _completeness(modules: Sequence[Module], base: BaseModel, dialect: Dialect) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def place(examination: Examination, base: BaseModel) -> Placed:
     """
     aliases = alias_table(base, examination.dialect)
     found: list[tuple[Module, NamedModule]] = []
-    left_out: list[tuple[str, str]] = []
+    left_out = list(examination.left_out)
     unknown: list[str] = []
     for module in examination.modules:
         named = aliases.get(module.spelling)

@@ -82,32 +82,40 @@ def dialects_page() -> str:
     """Returns the page of everything that can be read and written: dialects, algorithms, base models, sources, hubs."""
     from catalogs.hubs import HUBS
     from catalogs.sources import SOURCES
-    from lorax.algorithm import FOREIGN
     from lorax.algorithms import ALGORITHMS
     from lorax.base_models import FAMILIES
     from lorax.dialects import DIALECTS
+    from lorax.foreign import FOREIGN, NOT_ADAPTERS
 
     def summaries(plug_ins: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [(f"`{one.name}`", one.summary) for one in plug_ins.values()]
 
+    dialects = [
+        (f"`{one.name}`", one.summary, "both" if one.pack is not None else "read only") for one in DIALECTS.values()
+    ]
+    moved = {one.name: one for one in ALGORITHMS.values() if not one.refusal}
+    refused = [(f"`{one.name}`", one.refusal) for one in ALGORITHMS.values() if one.refusal]
+    refused += [(name, "recognised by its tensors' names") for _, name in (*FOREIGN, *NOT_ADAPTERS)]
     known = [
-        (f"`{family.name}`", f"`{version.name}`", len(version.sites))
+        (f"`{family.name}`", family.summary, f"`{version.name}`", len(version.sites), f"{version.parameters:,}")
         for family in FAMILIES.values()
-        for version in family.versions
+        for version in family.versions()
     ]
     return "\n\n".join(
         [
             "# Files that lorax reads and writes",
-            "A conversion is written in the dialect that its source file had.",
-            table(["dialect", "what it is"], summaries(DIALECTS)),
-            "## Algorithms\n\nHow an update is stored. Others are recognised by name and refused with "
-            "`unsupported-algorithm`: " + ", ".join(dict.fromkeys(name for _, name in FOREIGN)) + ".",
-            table(["algorithm", "what it is"], summaries(ALGORITHMS)),
+            "A conversion is written in the dialect that its source file had. `lorax inspect` tells what a file is, "
+            "`lorax rewrite` writes it in another dialect; [adapter-files.md](adapter-files.md) tells more.",
+            table(["dialect", "what it is", "read, write"], dialects),
+            "## Algorithms\n\nHow an update is stored.",
+            table(["algorithm", "what it is"], summaries(moved)),
+            "Recognised, and refused with `unsupported-algorithm` and the reason:",
+            table(["what", "why"], dict.fromkeys(refused)),
             (
                 "## Base models\n\nAny folder of a known family serves as a base; these are also known without their "
                 "weights, so that an adapter of theirs is named when it turns up in a catalogue."
             ),
-            table(["family", "known by heart", "sites"], known),
+            table(["family", "what it is", "known by heart", "sites", "parameters"], known),
             "## Where adapters are found",
             table(["source", "what it is"], summaries(SOURCES)),
             "## Where conversions are published",

@@ -13,6 +13,7 @@ from lorax.base_model import CUSTOM
 from lorax.base_models import FAMILIES
 from lorax.checkpoint import _version, open_checkpoint
 from lorax.errors import Stop
+from lorax.inventory import Inventory
 from lorax.weight_file import open_weight_file, sha256_file, write_weight_file
 from tests.stand_ins.adapter_files import small_base, write_base_folder
 
@@ -169,5 +170,5 @@ def test_a_known_inventory_gives_its_version() -> None:
     family = FAMILIES["stable-diffusion"]
     known = replace(small_base(), version="small")
 
-    assert _version(replace(family, versions=(known,)), dict(known.sites)) == "small"
-    assert _version(family, {Site("unet", "conv_in"): SiteShape(1, 1)}) == CUSTOM
+    assert _version(replace(family, versions=lambda: (known,)), Inventory(dict(known.sites))) == "small"
+    assert _version(family, Inventory({Site("unet", "conv_in"): SiteShape(1, 1)})) == CUSTOM

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 
 from lorax.adapter import SiteShape
+from lorax.algorithm import Layout, same_weight
+from lorax.algorithms import ALGORITHMS
 from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
-from lorax.base_models.stable_diffusion import UNet
-from lorax.dialect import Container
+from lorax.base_models._unet import UNet
+from lorax.dialect import Container, Evidence
 from lorax.dialects import DIALECTS
 from lorax.errors import Unsupported
-from lorax.identify import alias_table, identify, normalised, same_weight
+from lorax.examine import Examination, Module
+from lorax.identify import alias_table, identify, normalised
 from lorax.weight_file import WeightFile, open_weight_file, write_weight_file
 from tests.stand_ins.adapter_files import small_base
 
@@ -49,16 +52,26 @@ def who(empty_file: WeightFile) -> Ask:
         modules: Mapping[str, SiteShape] | None = None,
     ) -> tuple[str, str]:
         container = Container(replace(empty_file, metadata=metadata or {}), config, "bold.safetensors")
-        found = modules if modules is not None else modules_of(V1)
-        base, verdict = identify(found, container=container, dialect=KOHYA, candidates=candidates, labels=labels)
-        assert verdict.name == base.name
-        return base.name, "; ".join(verdict.evidence)
+        found = examination(container, modules if modules is not None else modules_of(V1))
+        answer = identify(found, candidates=candidates, labels=labels)
+        if answer.problem is not None:
+            raise answer.problem
+        assert answer.verdict.name == answer.base.name
+        return answer.base.name, "; ".join(answer.verdict.evidence)
 
     return ask
 
 
 def modules_of(base: BaseModel, *, match: str = "") -> dict[str, SiteShape]:
-    return {KOHYA.spellings(site)[0]: shape for site, shape in base.sites.items() if match in site.path}
+    spellings = {module.parts[0].site: spelling for spelling, module in reversed(list(KOHYA.modules(base)))}
+    return {spellings[site]: shape for site, shape in base.sites.items() if match in site.path}
+
+
+def examination(container: Container, shapes: Mapping[str, SiteShape]) -> Examination:
+    modules = tuple(
+        Module(spelling, {}, ALGORITHMS["lora"], Layout(shape, 4), {}) for spelling, shape in shapes.items()
+    )
+    return Examination(container, KOHYA, Evidence(1, "made here"), modules, (), None)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +183,27 @@ def test_a_shallow_base_is_told_from_one_that_contains_it(who: Ask) -> None:
     with pytest.raises(Unsupported) as raised:
         who([V1, SHALLOW], modules=modules_of(SHALLOW, match="mid_block"))
     assert raised.value.reason == "base-undecided"
+
+
+def test_the_base_that_an_adapter_covers_whole_goes_before_one_that_contains_it(who: Ask) -> None:
+    name, evidence = who([V1, SHALLOW], modules=modules_of(SHALLOW, match="attn"))
+
+    assert name == "shallow"
+    assert "of shallow" in evidence
+
+
+def test_a_variant_gives_way_to_the_plain_version_unless_words_name_it(who: Ask) -> None:
+    found = modules_of(known("sd1.5"), match="attn")
+
+    name, evidence = who(known_bases(), modules=found)
+
+    assert name == "sd1.5"
+    assert "sd1.5-inpainting would do as well" in evidence
+    assert who(known_bases(), modules=found, labels=["sd1.5-inpainting"])[0] == "sd1.5-inpainting"
+
+
+def known(name: str) -> BaseModel:
+    return next(base for base in known_bases() if base.name == name)
 
 
 @pytest.mark.parametrize("candidates", [[], [WIDE], known_bases()])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,11 @@ import torch
 from torch import Tensor
 
 from lorax.adapter import Adapter, Site
-from lorax.base_models import known_bases
-from lorax.errors import BadFile, Refused, TryLater, Unsupported
+from lorax.errors import BadFile, TryLater, Unsupported
 from lorax.read import AdapterFiles, read_adapter
 from lorax.weight_file import ReadLimits, sha256_file, weights_sha256, write_weight_file
 from tests.stand_ins.adapter_files import kohya_tensors, random_adapter, same_updates, small_base, write_kohya
 
-GENUINE = Path(__file__).parents[2] / "examples" / "digits" / "catalogue" / "pokemon_sd15.safetensors"
 BASE = small_base()
 MODULE = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 SITE = Site("unet", "mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
@@ -121,8 +118,8 @@ SPOILT: dict[str, tuple[Spoil, str]] = {
     "an up factor with a kernel": (lambda t: t.update({UP: torch.ones(16, 2, 3, 3)}), "bad-shape"),
     "an alpha that is a matrix": (lambda t: t.update({f"{MODULE}.alpha": torch.ones(2, 2)}), "bad-shape"),
     "whole numbers for a factor": (lambda t: t.update({UP: torch.ones(16, 2).int()}), "bad-dtype"),
-    "a rank above the width": (
-        lambda t: t.update({UP: torch.ones(16, 17), DOWN: torch.ones(17, 16)}),
+    "a rank far above the width": (
+        lambda t: t.update({UP: torch.ones(16, 65), DOWN: torch.ones(65, 16)}),
         "rank-too-large",
     ),
     "a rank of a million": (
@@ -173,24 +170,12 @@ def test_a_single_nan_is_found_wherever_it_is(position: int, tensors: Tensors, t
     assert raised.value.reason == "non-finite"
 
 
-FOREIGN = {
-    "dora_scale": "DoRA",
-    "hada_w1_a": "LoHa",
-    "lokr_w1_b": "LoKr",
-    "lora_mid.weight": "Tucker",
-    "oft_blocks": "OFT",
-    "diff": "full weights",
-    "diff_b": "full weights",
-    "w_norm": "full weights",
-    "on_input": "IA3",
-    "b1.weight": "GLoRA",
-    "lambda_layer": "T-LoRA",
-}
+FOREIGN = {"lambda_layer": "t_lora", "b1.weight": "glora", "vera_lambda_b": "VeRA", "road_theta": "RoAd"}
 
 
 @pytest.mark.parametrize("role", FOREIGN)
-def test_an_algorithm_of_later_versions_is_refused_by_its_name(role: str, tensors: Tensors, tmp_path: Path) -> None:
-    tensors[f"{MODULE}.{role}"] = torch.ones(16, 1)
+def test_an_algorithm_that_nothing_moves_is_refused_by_its_name(role: str, tensors: Tensors, tmp_path: Path) -> None:
+    tensors[f"{MODULE}_other.{role}"] = torch.ones(16, 1)
 
     with pytest.raises(Unsupported, match=FOREIGN[role]) as raised:
         read(tensors, tmp_path)
@@ -199,15 +184,12 @@ def test_an_algorithm_of_later_versions_is_refused_by_its_name(role: str, tensor
 
 
 NAMES: dict[str, tuple[list[str], str]] = {
-    "cloneofsimo": (["unet:0:up", "unet:0:down"], "unknown-dialect"),
     "a plain model": (["layers.0.weight", "layers.0.bias"], "unknown-dialect"),
     "an embedding": (["emb_params"], "unsupported-algorithm"),
     "an SDXL embedding": (["clip_l", "clip_g"], "unsupported-algorithm"),
     "a full checkpoint": (["model.diffusion_model.input_blocks.0.0.weight"], "unsupported-algorithm"),
-    "SVDiff": (["down_blocks.0.attentions.0.proj_in.delta"], "unsupported-algorithm"),
     "a bundled embedding": ([UP, DOWN, "bundle_emb.x.string_to_param"], "unsupported-algorithm"),
     "two dialects": ([UP, DOWN, "unet.conv_in.lora_A.weight"], "ambiguous-dialect"),
-    "peft beside kohya": ([UP, "base_model.model.conv_in.lora_A.weight"], "ambiguous-dialect"),
     "something beside": ([UP, DOWN, "note"], "unknown-tensor"),
     "a stray role": ([UP, DOWN, f"{MODULE}.gate"], "unknown-tensor"),
 }
@@ -246,11 +228,11 @@ def test_one_module_of_the_wrong_shape_among_many_is_refused(tmp_path: Path) -> 
 def test_the_limit_on_ranks_can_be_moved(tmp_path: Path) -> None:
     tensors = {UP: torch.ones(16, 24), DOWN: torch.ones(24, 16)}
 
+    assert read(tensors, tmp_path).ranks() == (24,)
     with pytest.raises(BadFile):
-        read(tensors, tmp_path)
-    assert read(tensors, tmp_path, limits=ReadLimits(rank_to_width=2)).ranks() == (24,)
+        read(tensors, tmp_path, limits=ReadLimits(rank_to_width=1))
     with pytest.raises(BadFile, match="at most 20"):
-        read(tensors, tmp_path, limits=ReadLimits(rank=20, rank_to_width=2))
+        read(tensors, tmp_path, limits=ReadLimits(rank=20))
 
 
 @pytest.mark.parametrize("name", ["bold.pt", "bold.ckpt", "x/adapter_model.bin"])
@@ -377,17 +359,3 @@ def test_memory_that_runs_out_is_tried_again_later(
     with pytest.raises(TryLater) as raised:
         read_adapter(AdapterFiles(path, name="bold"), candidates=[BASE])
     assert (raised.value.reason, raised.value.where) == ("out-of-memory", "bold")
-
-
-@pytest.mark.skipif(not GENUINE.is_file(), reason="the example's catalogue is not there")
-def test_a_genuine_file_of_2023_maps_whole(tmp_path: Path) -> None:
-    copy = shutil.copy(GENUINE, tmp_path / "blob")
-
-    adapter = read_adapter(AdapterFiles(Path(copy), name=GENUINE.name), candidates=[BASE, *known_bases()])
-
-    assert adapter.base.name == "sd1.5"
-    assert (adapter.dialect, adapter.ranks(), len(adapter.updates)) == ("diffusers", (4,), 128)
-    assert {update.scale for update in adapter.updates.values()} == {1.0}
-    with pytest.raises(Refused, match="small-v1") as raised:
-        read_adapter(AdapterFiles(Path(copy), name=GENUINE.name), candidates=[BASE])
-    assert raised.value.reason == "base-unknown"

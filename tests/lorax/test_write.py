@@ -80,7 +80,7 @@ def test_convolutions_are_written_with_four_dimensions(tmp_path: Path) -> None:
 
 
 def test_a_known_base_is_called_by_other_programs_words(tmp_path: Path) -> None:
-    (base,) = known_bases()
+    base = next(base for base in known_bases() if base.name == "sd1.5")
     adapter = random_adapter(base, match="text_encoder", ranks=(1,))
 
     (path,) = write_adapter(adapter, tmp_path, dialect="kohya", base=base, stem="bold", metadata={})
@@ -158,7 +158,7 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_dialect_that_does_not_exist_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(Stop, match="diffusers, kohya, peft"):
+    with pytest.raises(Stop, match=r"diffusers, .*kohya, .*peft"):
         write_adapter(random_adapter(BASE), tmp_path, dialect="konya", base=BASE, stem="bold", metadata={})
 
 
