@@ -112,18 +112,23 @@ def layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
         raise incomplete(entries, ", ".join(sorted(missing)))
     require_floats(entries, _FACTORS | _CORES)
     require_scalar(entries, "alpha")
-    layout = _tucker_layout(entries) if _CORES & entries.keys() else _plain_layout(entries)
-    require_rank(layout, entries["hada_w1_b"], limits)
-    return layout
+    if _CORES & entries.keys():
+        layout = _tucker_layout(entries)
+        require_rank(layout, entries["hada_w1_b"], limits)
+        return layout
+    (out, columns), rank = _plain_size(entries)
+    require_rank(Layout(SiteShape(out, columns), rank), entries["hada_w1_b"], limits)
+    # The taps of a convolution are columns among others, so the kernel is open.
+    return Layout(None, rank, lambda wanted: (wanted.out_features, wanted.columns) == (out, columns))
 
 
-def _plain_layout(entries: Mapping[str, TensorEntry]) -> Layout:
+def _plain_size(entries: Mapping[str, TensorEntry]) -> tuple[tuple[int, int], int]:
     shapes = [entries[role].shape for role in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")]
     flat = [_as_matrix(shape) for shape in shapes]
     (out, rank), (inner, columns), (out2, rank2), (inner2, columns2) = flat
     if (out, columns) != (out2, columns2) or not rank == inner == rank2 == inner2 or any(len(s) < 2 for s in shapes):
         raise misfit(entries, "w*_a (out, rank) and w*_b (rank, in * taps) are expected, alike for both")
-    return Layout(None, rank, lambda wanted: (wanted.out_features, wanted.columns) == (out, columns))
+    return (out, columns), rank
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
