@@ -50,7 +50,7 @@ def lower(update: Update, weight: Tensor | None, *, rank: int, exact_rank: int =
     weight: of the base model at the update's site, (out, in) or (out, in, *kernel), None where it is not at hand;
     rank: kept of an update that is not low-rank, and of one whose exact factors are of a rank above exact_rank.
     LoRA is never cut: only its rank falls, without loss, to what a matrix of its shape can have.
-    Raises Unsupported when the update needs the base weight and there is none.
+    Raises Unsupported("needs-base") when the update needs the base weight and there is none.
     """
     exact = update.low_rank()
     if exact is not None:
@@ -62,7 +62,7 @@ def lower(update: Update, weight: Tensor | None, *, rank: int, exact_rank: int =
             f"the change that {update.algorithm} makes depends on the base weight, which is not here; "
             "give the base model that the adapter was made for"
         )
-        raise Unsupported("unsupported-algorithm", message)
+        raise Unsupported("needs-base", message)
     return _cut_dense(update.dense(weight), rank, update.kernel)
 
 
@@ -76,7 +76,7 @@ def lower_adapter(
     """Gives an adapter whose updates are all low-rank.
 
     weight: gives the base weight of a site, and is asked only for updates that need one; rank, exact_rank: as in lower.
-    Raises Unsupported, naming the site, when an update needs a base weight and weight is None.
+    Raises Unsupported("needs-base"), naming the site, when an update needs a base weight and weight is None.
     """
     updates: dict[Site, LowRank] = {}
     lost: dict[Site, float] = {}
