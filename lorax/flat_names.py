@@ -13,8 +13,10 @@ from lorax.base_model import BaseModel
 from lorax.dialect import FITS, Evidence, all_modules, split_by_suffix
 from lorax.naming import NamedModule, without_text_model
 
-NAME = re.compile(r"lora_(unet|te\d?|transformer|prior_unet)_[^.]+\..+")
+NAME = re.compile(r"lora_(unet|te\d?)_[^.]+\..+")
 """A tensor of a flat name with any role."""
+ONETRAINER_PREFIXES = ("lora_transformer_", "lora_prior_unet_")
+"""What only OneTrainer writes before flat names."""
 _FALLBACKS = {
     "unet": ("lora_unet_",),
     "transformer": ("lora_unet_",),
@@ -22,12 +24,23 @@ _FALLBACKS = {
     "text_encoder_3": ("lora_te3_",),
     "text_encoder_4": ("lora_te4_",),
 }
+MUSUBI_NETWORKS: Mapping[str, str] = {
+    "wan": "networks.lora_wan",
+    "framepack": "networks.lora_framepack",
+    "qwen-image": "networks.lora_qwen_image",
+    "z-image": "networks.lora_zimage",
+    "hunyuan-video": "networks.lora",
+}
+"""ss_network_module of musubi-tuner by family."""
 _MUSUBI_MODULES = frozenset(
     f"networks.lora_{family}"
-    for family in ("wan", "framepack", "qwen_image", "kandinsky", "hv_1_5", "zimage", "flux_2", "ideogram4", "krea2")
-)
+    for family in (
+        "wan", "framepack", "qwen_image", "qwen_image_21", "kandinsky", "hv_1_5", "zimage", "flux_2", "ideogram4",
+        "ernie_image", "hidream_o1", "mage_flow",
+    )
+)  # fmt: skip
 _MUSUBI_VERSIONS = re.compile(
-    r"hunyuan_video.*|wan.*|framepack.*|flux_kontext.*|flux_2.*|qwen_image.*|z_?image.*|kandinsky.*|krea_?2.*"
+    r"hunyuan_video.*|wan.*|framepack.*|flux_kontext.*|flux_2.*|qwen_image.*|z_?image.*|kandinsky.*|krea_?2.*|hidream.*|ernie.*|ideogram.*"
 )
 
 

@@ -46,11 +46,12 @@ _SUFFIXES = {
     ".lora_linear_layer.up.weight": "up",
     **KOHYA,
     **LYCORIS_ONLY,
+    ".magnitude": "magnitude_out",
 }
 _ADAPTER_NAME = re.compile(r"\.default(_\d+)?(?=\.weight$|\.bias$|$)")
 _PART = re.compile(
     r".+\.(lora_(A|B|down|up|mid|embedding_[AB]|magnitude_vector)|lora\.(down|up)|lora_linear_layer\.(down|up)"
-    r"|alpha|dora_scale|hada_\w+|lokr_\w+|diff(_b)?)(\.\w+)*"
+    r"|alpha|dora_scale|magnitude|hada_\w+|lokr_\w+|diff(_b)?)(\.\w+)*"
 )
 _OLD = re.compile(r".*(\.processor\.|\.to_\w+_lora\.).*")
 # Files without a component: of a U-Net, and of the transformers whose names diffusers gave them.
