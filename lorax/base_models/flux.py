@@ -159,4 +159,5 @@ FAMILY = Family(
     },
     # Control and fill differ in the first layer only, which adapters hardly ever patch.
     equal_architectures=(frozenset({"flux1-dev", "flux1-schnell", "flux1-control", "flux1-fill"}),),
+    variants={"flux1-control": "flux1-dev", "flux1-fill": "flux1-dev"},
 )

@@ -71,4 +71,5 @@ FAMILY = Family(
     namings=pipelines.NAMINGS,
     flat_prefixes=pipelines.ONE_ENCODER,
     equal_architectures=(frozenset({"sd1.5", "sd1.5-inpainting"}),),
+    variants={"sd1.5-inpainting": "sd1.5"},
 )

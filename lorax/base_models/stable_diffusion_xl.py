@@ -95,4 +95,5 @@ FAMILY = Family(
     trainer_naming="sgm",
     flat_prefixes=pipelines.TWO_ENCODERS,
     equal_architectures=(frozenset({"sdxl", "sdxl-inpainting"}),),
+    variants={"sdxl-inpainting": "sdxl"},
 )
