@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _WRAPPER = "lycoris_"
+# The wrapper takes one model and does not name it: a second one would have the same names.
+_WRAPPED = frozenset({"unet", "transformer", "model"})
 _SUFFIXES = {**LYCORIS, ".weight": "ia3"}
 _MARK = re.compile("|".join(f".*{re.escape(suffix)}" for suffix in (*LYCORIS_ONLY, ".dora_scale")) + r"|lycoris_.+")
 _BUNDLE = "bundle_emb."
@@ -60,7 +62,7 @@ def _modules(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
     first = family_of(base)
     yield from flat_modules(base, first=first, prefixes=trainer_prefixes(base))
     for module in all_modules(base, first=first):
-        if not module.component.startswith("text_encoder"):
+        if module.component in _WRAPPED:
             yield _WRAPPER + flat(module.path), module
 
 

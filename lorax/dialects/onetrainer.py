@@ -26,8 +26,8 @@ from lorax.dialect import (
     split_by_suffix,
 )
 from lorax.flat_files import alpha_over_rank, refuse_saved, refuse_vectors, tensors_with_alpha
-from lorax.flat_names import NAME, ONETRAINER_PREFIXES, flat_modules, split_flat, trainer_of
-from lorax.naming import NamedModule, Part
+from lorax.flat_names import NAME, ONETRAINER_PREFIXES, flat, flat_modules, spelled_paths, split_flat, trainer_of
+from lorax.naming import NamedModule, Part, own_names
 from lorax.native_names import encoder_names, native_modules, native_naming
 from lorax.pipeline_names import pipeline_modules
 from lorax.suffixes import LYCORIS, PEFT
@@ -74,12 +74,23 @@ def _modules(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
     alone = _ENCODERS[1] not in components
     own = {name: ("lora_te_",) if alone else (f"lora_te{number}_",) for number, name in enumerate(_ENCODERS, 1)}
     yield from flat_modules(base, first="own", prefixes={**_DENOISERS, **own})
-    # Only then by the other numbers: the first spelling of a module holds.
-    every = tuple(f"lora_te{number}_" for number in range(1, 5))
-    yield from flat_modules(base, first="own", prefixes=dict.fromkeys(_ENCODERS, every))
+    yield from _encoders_by_any_number(base)
     yield from pipeline_modules(base)
     yield from native_modules(base)
     yield from _omi_modules(base)
+
+
+def _encoders_by_any_number(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
+    """The modules of text encoders whose names no other encoder has, under every number."""
+    owners: dict[str, set[str]] = {}
+    modules = [module for module in own_names(base) if module.component in _ENCODERS]
+    for module in modules:
+        owners.setdefault(module.path, set()).add(module.component)
+    for module in modules:
+        if len(owners[module.path]) == 1:
+            for path in spelled_paths(module):
+                for number in range(1, len(_ENCODERS) + 1):
+                    yield f"lora_te{number}_{flat(path)}", module
 
 
 def _omi_modules(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
