@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lorax.base_model import BaseModel
-from lorax.inventory import Parameter, Parameters, linear, norm, table
-from lorax.naming import NamedModule, Naming, Part, own_names
+from lorax.inventory import Parameter, Parameters, linear, norm, owners, table
+from lorax.naming import NamedModule, Naming, Part
 
 COMPONENT = "model"
 TABLES = frozenset({"embed_tokens"})
@@ -100,15 +100,19 @@ class Decoder:
 
 def decoder_names(base: BaseModel) -> Iterator[NamedModule]:
     """Lists the modules of a decoder by their canonical names, the experts of a layer as the stack that holds them."""
-    stacks: dict[str, list[NamedModule]] = {}
-    for module in own_names(base):
-        if module.path.endswith("]"):
-            stacks.setdefault(module.path.rpartition("[")[0], []).append(module)
+    stacks: dict[str, list[Part]] = {}
+    for site, shape in base.sites.items():
+        if site.path.endswith("]"):
+            stacks.setdefault(site.path.rpartition("[")[0], []).append(Part(site))
         else:
-            yield module
-    for path, members in stacks.items():
-        parts = tuple(Part(part.site) for member in members for part in member.parts)
-        yield NamedModule(COMPONENT, path, parts, members[0].shape, experts=True)
+            yield NamedModule(COMPONENT, site.path, (Part(site),), shape)
+    for path, parts in stacks.items():
+        yield NamedModule(COMPONENT, path, tuple(parts), base.sites[parts[0].site], experts=True)
+    for site, shape in base.tables.items():
+        yield NamedModule(COMPONENT, site.path, (Part(site),), shape)
+    for site in owners(base.vectors):
+        if site not in base.sites:
+            yield NamedModule(COMPONENT, site.path, (Part(site),), None)
 
 
 def nested_names(base: BaseModel) -> Iterator[NamedModule]:

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, reduce
+from operator import or_
 from pathlib import Path
 
 from lorax.base_model import BaseModel
-from lorax.inventory import Parameter, take_inventory
+from lorax.base_models._text_encoders import t5_encoder
+from lorax.inventory import Inventory, Parameter, take_inventory
 
 _CONFIG_BYTES = 2**20
 
 
 def known_base(
-    name: str, *, family: str, labels: tuple[str, ...], components: Mapping[str, Iterable[Parameter]]
+    name: str,
+    *,
+    family: str,
+    labels: tuple[str, ...],
+    components: Mapping[str, Iterable[Parameter]],
+    shared: Sequence[Inventory] = (),
 ) -> BaseModel:
-    """Gives a base model that is known by its inventory alone; its version is its name."""
-    found = take_inventory(components)
+    """Gives a base model that is known by its inventory alone; its version is its name.
+
+    shared: inventories of further components, made once for several bases.
+    """
+    parts = (take_inventory(components), *shared)
     return BaseModel(
-        name, family, name, found.sites, labels, tables=found.tables, vectors=found.vectors, parameters=found.parameters
+        name,
+        family,
+        version=name,
+        # Joining dicts keeps the hashes of their keys, which are most of the work of making one.
+        sites=reduce(or_, (part.sites for part in parts)),
+        labels=labels,
+        tables=reduce(or_, (part.tables for part in parts)),
+        vectors=reduce(or_, (part.vectors for part in parts)),
+        parameters=sum(part.parameters for part in parts),
     )
+
+
+@cache
+def t5_xxl(component: str) -> Inventory:
+    """Gives the encoder of T5 1.1 XXL as a component: the largest text encoder of Flux.1 and Stable Diffusion 3."""
+    return take_inventory({component: t5_encoder(24, 4096, 4096, 10240)})
 
 
 def read_config(path: Path) -> Mapping[str, object]:

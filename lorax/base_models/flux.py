@@ -9,18 +9,17 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import holds_class, known_base, present
+from lorax.base_models._known import holds_class, known_base, present, t5_xxl
 from lorax.base_models._text_encoders import (
     CLIP_TABLES,
     T5_TABLES,
     clip_text,
     own_names_and_text_encoders,
-    t5_encoder,
     with_text_model,
 )
 from lorax.base_models._transformer import joint_block, single_block, two_layers
 from lorax.base_models._translation import Translation
-from lorax.inventory import Parameters, linear
+from lorax.inventory import Inventory, Parameters, linear, take_inventory
 
 NAME = "flux"
 _WIDTH, _HEAD, _TEXT, _POOLED, _LATENT = 3072, 128, 4096, 768, 64
@@ -96,13 +95,19 @@ ORIGINAL = Translation(
 """The names of the code of Black Forest Labs."""
 
 
+@cache
+def _clip() -> Inventory:
+    return take_inventory({"text_encoder": clip_text(12, 768)})
+
+
 def _base(name: str, labels: tuple[str, ...], *, inputs: int = _LATENT, guidance: bool = True) -> BaseModel:
-    components = {
-        "transformer": _transformer(inputs=inputs, guidance=guidance),
-        "text_encoder": clip_text(12, 768),
-        "text_encoder_2": t5_encoder(24, 4096, 4096, 10240),
-    }
-    return known_base(name, family=NAME, labels=labels, components=components)
+    return known_base(
+        name,
+        family=NAME,
+        labels=labels,
+        components={"transformer": _transformer(inputs=inputs, guidance=guidance)},
+        shared=(_clip(), t5_xxl("text_encoder_2")),
+    )
 
 
 @cache

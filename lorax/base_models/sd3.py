@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import holds_class, known_base, present
+from lorax.base_models._known import holds_class, known_base, present, t5_xxl
 from lorax.base_models._text_encoders import (
     CLIP_TABLES,
     T5_TABLES,
     clip_text,
     own_names_and_text_encoders,
-    t5_encoder,
     with_text_model,
 )
 from lorax.base_models._transformer import feed_forward, heads_norm, joint_attention, projections, two_layers
 from lorax.base_models._translation import Translation
-from lorax.inventory import Parameters, convolution, linear
+from lorax.inventory import Inventory, Parameters, convolution, linear, take_inventory
 
 NAME = "stable-diffusion-3"
 _HEAD, _TEXT, _POOLED, _LATENT, _PATCH = 64, 4096, 2048, 16, 2
@@ -142,18 +141,24 @@ _LABELS = {
 
 
 @cache
+def _clips() -> Inventory:
+    return take_inventory(
+        {
+            "text_encoder": clip_text(12, 768, projection=768),
+            "text_encoder_2": clip_text(32, 1280, projection=1280),
+        }
+    )
+
+
+@cache
 def _versions() -> tuple[BaseModel, ...]:
     return tuple(
         known_base(
             name,
             family=NAME,
             labels=_LABELS[name],
-            components={
-                "transformer": transformer.parameters(),
-                "text_encoder": clip_text(12, 768, projection=768),
-                "text_encoder_2": clip_text(32, 1280, projection=1280),
-                "text_encoder_3": t5_encoder(24, 4096, 4096, 10240),
-            },
+            components={"transformer": transformer.parameters()},
+            shared=(_clips(), t5_xxl("text_encoder_3")),
         )
         for name, transformer in _TRANSFORMERS.items()
     )

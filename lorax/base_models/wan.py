@@ -13,7 +13,7 @@ from lorax.base_model import BaseModel, Family
 from lorax.base_models._known import as_it_is, holds_class, known_base, present
 from lorax.base_models._transformer import feed_forward, heads_norm, projections, two_layers
 from lorax.base_models._translation import Table, Translation
-from lorax.inventory import Parameter, Parameters, convolution, linear, norm
+from lorax.inventory import Inventory, Parameter, Parameters, convolution, linear, norm, take_inventory
 from lorax.naming import own_names
 
 NAME = "wan"
@@ -126,16 +126,22 @@ _LABELS = {
 
 
 @cache
+def _inventory(component: str, transformer: _Transformer) -> Inventory:
+    return take_inventory({component: transformer.parameters()})
+
+
+@cache
 def _versions() -> tuple[BaseModel, ...]:
     return tuple(
         known_base(
             name,
             family=NAME,
             labels=_LABELS[name],
-            components={
-                component: transformer.parameters()
+            components={},
+            shared=[
+                _inventory(component, transformer)
                 for component, transformer in zip(("transformer", "transformer_2"), transformers, strict=False)
-            },
+            ],
         )
         for name, transformers in _TRANSFORMERS.items()
     )
