@@ -13,6 +13,7 @@ from lorax.inventory import Parameter, Parameters, convolution, linear, norm, ta
 from lorax.naming import own_names
 
 NAME = "clip"
+_SIDE = 224
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,6 @@ class _Clip:
     patch: int
     shared: int
     text_width: int
-    side: int = 224
 
     def parameters(self) -> Parameters:
         """Lists all parameters."""
@@ -37,7 +37,7 @@ class _Clip:
         width = self.width
         yield Parameter(f"{path}.embeddings.class_embedding", (width,))
         yield from convolution(f"{path}.embeddings.patch_embedding", width, 3, self.patch, self.patch, bias=False)
-        yield from table(f"{path}.embeddings.position_embedding", (self.side // self.patch) ** 2 + 1, width)
+        yield from table(f"{path}.embeddings.position_embedding", (_SIDE // self.patch) ** 2 + 1, width)
         yield from norm(f"{path}.pre_layrnorm", width)  # spelled so in transformers
         for number in range(self.layers):
             layer = f"{path}.encoder.layers.{number}"
@@ -54,14 +54,19 @@ _MODELS = {
     "clip-vit-base-patch32": _Clip(12, 768, 32, 512, 512),
     "clip-vit-base-patch16": _Clip(12, 768, 16, 512, 512),
     "clip-vit-large-patch14": _Clip(24, 1024, 14, 768, 768),
-    "clip-vit-large-patch14-336": _Clip(24, 1024, 14, 768, 768, side=336),
 }
+
+
+def _labels(name: str) -> tuple[str, ...]:
+    # The model for larger images has other positions, and the same weights by name and shape.
+    larger = ("openai/clip-vit-large-patch14-336",) if name == "clip-vit-large-patch14" else ()
+    return (f"openai/{name}", *larger)
 
 
 @cache
 def _versions() -> tuple[BaseModel, ...]:
     return tuple(
-        known_base(name, family=NAME, labels=(f"openai/{name}",), components={"model": model.parameters()})
+        known_base(name, family=NAME, labels=_labels(name), components={"model": model.parameters()})
         for name, model in _MODELS.items()
     )
 
@@ -79,7 +84,6 @@ FAMILY = Family(
         "clip-vit-base-patch32": 151_277_313,
         "clip-vit-base-patch16": 149_620_737,
         "clip-vit-large-patch14": 427_616_513,
-        "clip-vit-large-patch14-336": 427_944_193,
     },
     # transformers 5.6 and later leave the level out of CLIPVisionModel; of the text model alone the width differs.
     namings={
@@ -87,8 +91,5 @@ FAMILY = Family(
         "vision": renamed("model", lambda path: path.removeprefix("vision_model.")),
     },
     # Only the patches and their number differ.
-    equal_architectures=(
-        frozenset({"clip-vit-base-patch32", "clip-vit-base-patch16"}),
-        frozenset({"clip-vit-large-patch14", "clip-vit-large-patch14-336"}),
-    ),
+    equal_architectures=(frozenset({"clip-vit-base-patch32", "clip-vit-base-patch16"}),),
 )

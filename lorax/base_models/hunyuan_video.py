@@ -54,5 +54,6 @@ FAMILY = Family(
     namings={"own": own_names, "original": ORIGINAL},
     trainer_naming="original",
     flat_prefixes={"transformer": ("lora_unet_", "lora_transformer_")},
+    variants={"hunyuan-video-i2v-33ch": "hunyuan-video-t2v"},
     equal_architectures=(frozenset({"hunyuan-video-t2v", "hunyuan-video-i2v-33ch"}),),
 )

@@ -72,7 +72,6 @@ MODELS: dict[str, Callable[[], Callable[[], Any]]] = {
     "clip-vit-base-patch32": lambda: clip_model(512, {"patch_size": 32}, SMALL_TEXT),
     "clip-vit-base-patch16": lambda: clip_model(512, {"patch_size": 16}, SMALL_TEXT),
     "clip-vit-large-patch14": lambda: clip_model(768, {"patch_size": 14, **LARGE}, LARGE_TEXT),
-    "clip-vit-large-patch14-336": lambda: clip_model(768, {"patch_size": 14, "image_size": 336, **LARGE}, LARGE_TEXT),
     "flan-t5-small": lambda: t5_model(8, 512, 6, 1024),
     "flan-t5-base": lambda: t5_model(12, 768, 12, 2048),
     "flan-t5-large": lambda: t5_model(24, 1024, 16, 2816),
