@@ -14,10 +14,9 @@ from lorax.pipeline_names import DENOISERS
 
 DENOISER_PREFIX = "diffusion_model."
 NATIVE = re.compile(
-    r"(double_blocks|single_blocks|blocks|layers|joint_blocks|input_blocks|middle_block|output_blocks|transformer_blocks"
-    r"|single_transformer_blocks|noise_refiner|context_refiner|txt_in|img_in|vector_in|time_in|guidance_in|final_layer"
-    r"|head|patch_embedding|time_embedding|text_embedding|time_projection|img_emb|x_embedder|cap_embedder|t_embedder"
-    r"|proj_out|caption_projection)\..+"
+    r"(double_blocks|single_blocks|blocks|layers|joint_blocks|input_blocks|middle_block|output_blocks|noise_refiner"
+    r"|context_refiner|txt_in|img_in|vector_in|time_in|guidance_in|final_layer|head|patch_embedding|text_embedding"
+    r"|time_projection|img_emb|cap_embedder|t_embedder)\..+"
 )
 """A path of a module of a diffusion transformer or U-Net as its own code calls it."""
 _CLIP_BY_WIDTH = {768: "clip_l", 1024: "clip_h", 1280: "clip_g"}
