@@ -25,7 +25,7 @@ from lorax.algorithm import (
     require_scalar,
     require_weight,
 )
-from lorax.errors import Unsupported
+from lorax.errors import BadFile, Unsupported
 from lorax.safe_header import ReadLimits, TensorEntry
 
 if TYPE_CHECKING:
@@ -105,9 +105,15 @@ def _layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
 def _decode(tensors: Mapping[str, Tensor], scale: float, shape: SiteShape) -> IA3:
     del scale
     if "ia3" in tensors:
-        return IA3(tensors["ia3"], bool(float(tensors["on_input"])), is_factor=False, kernel=shape.kernel)
-    numbers = tensors["ia3_l"]
-    return IA3(numbers, _is_on_input(numbers, shape), is_factor=True, kernel=shape.kernel)
+        found = IA3(tensors["ia3"], bool(float(tensors["on_input"])), is_factor=False, kernel=shape.kernel)
+    else:
+        numbers = tensors["ia3_l"]
+        found = IA3(numbers, _is_on_input(numbers, shape), is_factor=True, kernel=shape.kernel)
+    side, wanted = ("inputs", shape.in_features) if found.on_input else ("outputs", shape.out_features)
+    if found.numbers.numel() != wanted:
+        seen = f"{found.numbers.numel()} numbers are said to scale the {side} of a weight of shape {shape}"
+        raise BadFile("bad-shape", f"{seen}, which has {wanted}")
+    return found
 
 
 def _is_on_input(numbers: Tensor, shape: SiteShape) -> bool:

@@ -19,7 +19,7 @@ from lorax.algorithms.boft import BOFT
 from lorax.algorithms.ia3 import IA3
 from lorax.algorithms.lora import expand_grouped_down
 from lorax.algorithms.oft_packed import PackedOFT
-from lorax.errors import Unsupported
+from lorax.errors import BadFile, Unsupported
 from lorax.safe_header import ReadLimits
 from tests.lorax.algorithms.oracles import (
     CONV1,
@@ -231,6 +231,11 @@ class _QaLoRA(nn.Module):
 def test_factors_of_a_square_convolution_that_may_be_of_either_side_are_refused() -> None:
     with pytest.raises(Unsupported, match="16 of each"):
         read_module({"ia3_l": torch.ones(1, 16, 1, 1)}, SiteShape(16, 16, (3, 3)))
+
+
+def test_numbers_that_are_not_one_for_each_of_the_side_they_scale_are_refused() -> None:
+    with pytest.raises(BadFile, match="24 numbers are said to scale the inputs"):
+        read_module({"ia3": torch.ones(24), "on_input": torch.tensor(1.0)}, LINEAR)
 
 
 def test_an_ia3_update_says_whether_peft_scales_the_bias_too() -> None:

@@ -55,7 +55,7 @@ def test_its_factors_are_the_kronecker_products(
         inputs = torch.randn(shape.columns, 2, generator=generator)
         first = tensors["lokr_w1_a"] @ tensors["lokr_w1_b"]
         second = tensors["lokr_w2_a"] @ tensors["lokr_w2_b"]
-        # kron(A, B) vec: every column of inputs as a matrix (columns of A, columns of B), A on one side, B on the other.
+        # Every input as a matrix (columns of A, columns of B): the product applies A on one side, B on the other.
         grid = inputs.T.reshape(2, first.shape[1], second.shape[1])
         told = (first @ grid @ second.T).reshape(2, -1).T * (tensors["alpha"] / 16)
 
