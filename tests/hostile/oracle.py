@@ -16,7 +16,7 @@ SIZES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1,
     "F8_E5M2": 1,
 }  # fmt: skip
-OURS = {"header bytes": 8 * 2**20, "tensors": 20_000, "dimensions": 5, "name bytes": 512}
+OURS = {"header bytes": 8 * 2**20, "tensors": 40_000, "dimensions": 5, "name bytes": 512}
 
 
 class _Unsound(Exception):  # noqa: N818 - an answer, not an error
