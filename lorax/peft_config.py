@@ -35,6 +35,7 @@ _FOREIGN_FIELDS = {
 }
 _FOREIGN_BIAS = {"all", "lora_only"}
 _WITHOUT_ALPHA = frozenset({"IA3", "OFT", "BOFT"})
+_NEUMANN_TERMS = 5
 _KINDS = frozenset({"LORA", "LOHA", "LOKR"}) | _WITHOUT_ALPHA
 
 
@@ -61,7 +62,7 @@ class PeftConfig:
 
         peft divides by the rank of the configuration where the factors of LoKr have none.
         """
-        if self.kind in _WITHOUT_ALPHA:
+        if self.kind in _WITHOUT_ALPHA or (rank == 0 and self.kind == "LORA"):
             return 1.0
         alpha = _matching(self.alpha_pattern, module, self.alpha)
         rank = rank or self.rank_of(module)
@@ -193,6 +194,9 @@ def _refuse_foreign(fields: Mapping[str, object], kind: str, where: str) -> None
     if kind not in _KINDS:
         method = foreign_kind(kind)
         found.append(f"peft_type {kind[:40]}" + (f" ({method})" if method else ""))
+    terms = fields.get("num_cayley_neumann_terms", _NEUMANN_TERMS)
+    if kind == "OFT" and (fields.get("use_cayley_neumann") is not True or terms != _NEUMANN_TERMS):
+        found.append(f"another transform than the Neumann series of {_NEUMANN_TERMS} terms")
     if fields.get("bias") in _FOREIGN_BIAS:
         found.append("trained biases in place of the model's own")
     start = fields.get("init_lora_weights")

@@ -50,7 +50,14 @@ _FURTHER = {f".{role}": role for role in (
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b",
     "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "ia3_l", "boft_R", "boft_s",
 )}  # fmt: skip
-_SUFFIXES = {**PEFT, **{suffix: role.lower() for suffix, role in _FURTHER.items()}, ".oft_R.weight": "oft_r"}
+_SUFFIXES = {
+    **PEFT,
+    **{suffix: role.lower() for suffix, role in _FURTHER.items()},
+    ".oft_R.weight": "oft_r",
+    # Before version 0.16 the blocks were not packed.
+    ".oft_r": "oft_unpacked",
+}
+_COPY = "copy"
 _TUNER_PART = re.compile(
     r"\.(lora|hada|lokr|oft|boft|ia3|vera|randlora|fourierft|waveft|shira|miss|bone|road|hra|vblora|ln_tuning|c3a|poly"
     r"|gralora|delora|osf|token_adapter|internal_xlora|xlora|trainable_tokens|adaption|prompt)_?\w*"
@@ -68,9 +75,15 @@ def _recognise(names: Sequence[str], _metadata: Mapping[str, str]) -> Evidence |
 def _split(name: str) -> tuple[str, str]:
     bare = _ADAPTER_NAME.sub("", _WRAPPERS.sub("", name.removeprefix(_PREFIX)))
     module, role = split_by_suffix(_PREFIX + bare, _SUFFIXES)
+    if name.endswith(".base_layer.weight"):
+        return _PREFIX + name.removeprefix(_PREFIX), _COPY
     if role in {"weight", "bias"} and _TUNER_PART.search(f".{bare}") is None:
         return _PREFIX + bare, "saved"
     return module, role
+
+
+def _unmappable(_spelling: str, roles: frozenset[str]) -> str:
+    return "a copy of the base model's own weight, which peft saves beside LoRA of it" if roles == {_COPY} else ""
 
 
 def _modules(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
@@ -145,6 +158,7 @@ DIALECT = Dialect(
     strength=_strength,
     respell=_respell,
     expansion=_expansion,
+    unmappable=_unmappable,
     says=frozenset({"lora", "lora_embedding", "dora"}),
     pack=_pack,
 )

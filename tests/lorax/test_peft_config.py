@@ -109,6 +109,8 @@ def test_nonsense_is_a_bad_configuration(fields: dict[str, object]) -> None:
         ({"arrow_config": {"top_k": 1}}, "Arrow"),
         ({"use_bdlora": {"nblocks": 2}}, "block-diagonal"),
         ({"bias": "lora_only"}, "biases"),
+        ({"peft_type": "OFT", "use_cayley_neumann": False}, "Neumann"),
+        ({"peft_type": "OFT", "use_cayley_neumann": True, "num_cayley_neumann_terms": 3}, "Neumann"),
     ],
 )
 def test_what_cannot_be_moved_is_named(fields: dict[str, object], named: str) -> None:
@@ -145,7 +147,13 @@ def test_loha_and_lokr_call_alpha_by_its_name_and_divide_by_the_configured_rank(
 
 @pytest.mark.parametrize("kind", ["IA3", "OFT", "BOFT"])
 def test_methods_without_alpha_have_a_strength_of_one(kind: str) -> None:
-    assert parse_config({"peft_type": kind, "r": 0, "lora_alpha": 16}, where="x").scale("to_q", 4) == 1.0
+    fields = {"peft_type": kind, "r": 0, "lora_alpha": 16, "use_cayley_neumann": True}
+
+    assert parse_config(fields, where="x").scale("to_q", 4) == 1.0
+
+
+def test_an_update_without_a_rank_has_a_strength_of_one() -> None:
+    assert parse_config({"r": 4, "lora_alpha": 16}, where="x").scale("to_q", 0) == 1.0
 
 
 def test_a_group_counts_only_with_qalora() -> None:
