@@ -12,38 +12,25 @@ LoHa or LoKr, as LyCORIS writes it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorax.adapter import SiteShape, Update
-from lorax.algorithm import Algorithm, Encoded, Layout, misfit, no_rows, require_floats, require_weight
-from lorax.algorithms import loha, lokr, lora
+from lorax.algorithm import Algorithm, Encoded, Layout, incomplete, misfit, no_rows, require_floats, require_weight
 from lorax.safe_header import ReadLimits, TensorEntry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MAGNITUDES = frozenset({"magnitude", "magnitude_out"})
-
-
-@dataclass(frozen=True, slots=True)
-class _Inner:
-    """An algorithm whose update DoRA can be built on."""
-
-    own: Algorithm
-    layout: Callable[[Mapping[str, TensorEntry], ReadLimits], Layout]
-    decode: Callable[[Mapping[str, Tensor], float, SiteShape], Update]
-    encode: Callable[[Any], Encoded]
-
-
-_INNER = {
-    "lora": _Inner(lora.ALGORITHM, lora.factor_layout, lora.factor_update, lora.factor_encoding),
-    "loha": _Inner(loha.ALGORITHM, loha.layout, loha.decode, loha.encode),
-    "lokr": _Inner(lokr.ALGORITHM, lokr.layout, lokr.decode, lokr.encode),
-}
+_INNER = ("lora", "loha", "lokr")
+_INNER_ROLES = frozenset({
+    "alpha", "down", "up", "mid", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2",
+    "lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,18 +86,24 @@ class DoRA:
 
 
 def _claims(roles: frozenset[str]) -> bool:
-    inner = roles - _MAGNITUDES
-    return len(roles & _MAGNITUDES) == 1 and any(known.own.claims_roles(inner) for known in _INNER.values())
+    return len(roles & _MAGNITUDES) == 1 and _inner_of(roles - _MAGNITUDES) is not None
 
 
-def _inner_of(roles: Iterable[str]) -> _Inner:
-    return next(known for known in _INNER.values() if known.own.claims_roles(frozenset(roles)))
+def _inner_of(roles: Iterable[str]) -> Algorithm | None:
+    # The registry holds this module too, so it is asked only when all of them are there.
+    from lorax.algorithms import ALGORITHMS
+
+    known = (ALGORITHMS[name] for name in _INNER)
+    return next((algorithm for algorithm in known if algorithm.claims_roles(frozenset(roles))), None)
 
 
 def _layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
     require_floats(entries, _MAGNITUDES)
     inner = {role: entry for role, entry in entries.items() if role not in _MAGNITUDES}
-    found = _inner_of(inner).layout(inner, limits)
+    algorithm = _inner_of(inner)
+    if algorithm is None or algorithm.layout is None:
+        raise incomplete(entries, "update of LoRA, LoHa or LoKr")
+    found = algorithm.layout(inner, limits)
     [(role, entry)] = [(role, entry) for role, entry in entries.items() if role in _MAGNITUDES]
     if found.shape is not None and _axis(role, entry.shape, found.shape) is None:
         raise misfit(entries, f"a magnitude of (out), (out, 1, ...) or (1, in, ...) is expected for {found.shape}")
@@ -135,13 +128,24 @@ def _axis(role: str, shape: tuple[int, ...], site: SiteShape) -> int | None:
 def _decode(tensors: Mapping[str, Tensor], scale: float, shape: SiteShape) -> DoRA:
     [(role, magnitude)] = [(role, tensor) for role, tensor in tensors.items() if role in _MAGNITUDES]
     inner = {role: tensor for role, tensor in tensors.items() if role not in _MAGNITUDES}
-    update = _inner_of(inner).decode(inner, scale, shape)
-    return DoRA(update, magnitude.flatten(), per_output=_axis(role, tuple(magnitude.shape), shape) == 0)
+    algorithm = _inner_of(inner)
+    if algorithm is None or algorithm.decode is None:
+        raise TypeError(f"no algorithm adds up {', '.join(inner)}")
+    return DoRA(
+        algorithm.decode(inner, scale, shape),
+        magnitude.flatten(),
+        per_output=_axis(role, tuple(magnitude.shape), shape) == 0,
+    )
 
 
 def _encode(update: DoRA) -> Encoded:
     """Gives the magnitude in LyCORIS's shape, (out, 1, ...) or (1, in, ...)."""
-    inner = _INNER[update.inner.algorithm].encode(update.inner)
+    from lorax.algorithms import ALGORITHMS
+
+    encode = ALGORITHMS[update.inner.algorithm].encode
+    if encode is None:
+        raise TypeError(f"{update.inner.algorithm} is never written")
+    inner = encode(update.inner)
     ones = (1,) * len(update.kernel or ())
     shape = (-1, 1, *ones) if update.per_output else (1, -1, *ones)
     return Encoded({**inner.tensors, "magnitude": update.magnitude.reshape(shape)}, inner.rank, inner.scale)
@@ -151,7 +155,7 @@ ALGORITHM = Algorithm(
     name="dora",
     summary="LoRA, LoHa or LoKr with the length of every output or input given apart",
     required=frozenset(),
-    optional=_MAGNITUDES.union(*(known.own.required | known.own.optional for known in _INNER.values())),
+    optional=_MAGNITUDES | _INNER_ROLES,
     claims=_claims,
     layout=_layout,
     decode=_decode,

@@ -18,6 +18,8 @@ from lycoris.modules.lokr import LokrModule
 from lycoris.modules.tlora import TLoraModule
 
 from lorax.adapter import SiteShape
+from lorax.algorithms import ALGORITHMS
+from lorax.algorithms.dora import _INNER as INNER
 from lorax.algorithms.dora import DoRA
 from tests.lorax.algorithms.oracles import (
     CONV1,
@@ -169,6 +171,12 @@ def test_dora_has_the_axis_that_it_was_trained_with() -> None:
 
             assert isinstance(update, DoRA)
             assert update.per_output is on_output
+
+
+def test_dora_knows_the_roles_of_all_that_it_can_be_built_on() -> None:
+    inner = frozenset().union(*(ALGORITHMS[name].required | ALGORITHMS[name].optional for name in INNER))
+
+    assert ALGORITHMS["dora"].optional == inner | {"magnitude", "magnitude_out"}
 
 
 @pytest.mark.parametrize(
