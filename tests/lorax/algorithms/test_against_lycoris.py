@@ -95,6 +95,16 @@ CASES: dict[str, tuple[Any, SiteShape, dict[str, Any], set[str]]] = {
         LokrModule, LINEAR, {"lora_dim": 1, "weight_decompose": True, "wd_on_out": False},
         {"lokr_w1", "lokr_w2_a", "lokr_w2_b", "alpha", "dora_scale"},
     ),
+    "loha beside the layer": (LohaModule, LINEAR, {"lora_dim": 3, "alpha": 2, "bypass_mode": True}, LOHA),
+    "lokr beside the layer": (
+        LokrModule, LINEAR, {"lora_dim": 1, "alpha": 2, "bypass_mode": True},
+        {"lokr_w1", "lokr_w2_a", "lokr_w2_b", "alpha"},
+    ),
+    "lokr with Tucker beside the layer": (
+        LokrModule, CONV3, {"lora_dim": 2, "alpha": 1, "use_tucker": True, "bypass_mode": True},
+        {"lokr_w1", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "alpha"},
+    ),
+    "ia3 beside the layer": (IA3Module, CONV3, {"bypass_mode": True}, {"weight", "on_input"}),
     "full": (FullModule, LINEAR, {}, {"diff"}),
     "full of a convolution": (FullModule, CONV3, {}, {"diff"}),
     "ia3 on outputs": (IA3Module, LINEAR, {}, {"weight", "on_input"}),
