@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import as_it_is, holds_model_type, known_base, whole_folder
-from lorax.base_models._text_encoders import CLIP_TABLES, clip_text
-from lorax.base_models._translation import renamed
+from lorax.inventories.known import as_it_is, holds_model_type, known_base, whole_folder
+from lorax.inventories.text_encoders import CLIP_TABLES, clip_text
+from lorax.inventories.translation import renamed
 from lorax.inventory import Parameter, Parameters, convolution, linear, norm, table
 from lorax.naming import own_names
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import holds_class, known_base, present, t5_xxl
-from lorax.base_models._text_encoders import (
+from lorax.inventories.known import holds_class, known_base, present, t5_xxl
+from lorax.inventories.text_encoders import (
     CLIP_TABLES,
     T5_TABLES,
     clip_text,
     own_names_and_text_encoders,
     with_text_model,
 )
-from lorax.base_models._transformer import joint_block, single_block, two_layers
-from lorax.base_models._translation import Translation
+from lorax.inventories.transformer import joint_block, single_block, two_layers
+from lorax.inventories.translation import Translation
 from lorax.inventory import Inventory, Parameters, linear, take_inventory
 
 NAME = "flux"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._decoder import COMPONENT, DECODER_NAMINGS, TABLES, Decoder
-from lorax.base_models._decoder_config import Fields, decoder_base
-from lorax.base_models._known import as_it_is, holds_model_type, known_base, quantised_too, whole_folder
+from lorax.inventories.decoder import COMPONENT, DECODER_NAMINGS, TABLES, Decoder
+from lorax.inventories.decoder_config import Fields, decoder_base
+from lorax.inventories.known import as_it_is, holds_model_type, known_base, quantised_too, whole_folder
 
 NAME = "gemma"
 MODEL_TYPES = ("gemma", "gemma2", "gemma3_text")

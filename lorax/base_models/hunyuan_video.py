@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._hunyuan import ORIGINAL, transformer
-from lorax.base_models._known import as_it_is, holds_class, known_base, present
+from lorax.inventories.hunyuan import ORIGINAL, transformer
+from lorax.inventories.known import as_it_is, holds_class, known_base, present
 from lorax.naming import own_names
 
 NAME = "hunyuan-video"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import as_it_is, holds_class, known_base, present
-from lorax.base_models._transformer import feed_forward, heads_norm, projections, two_layers
-from lorax.base_models._translation import renamed
+from lorax.inventories.known import as_it_is, holds_class, known_base, present
+from lorax.inventories.transformer import feed_forward, heads_norm, projections, two_layers
+from lorax.inventories.translation import renamed
 from lorax.inventory import Parameter, Parameters, linear
 from lorax.naming import own_names
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import as_it_is, holds_class, known_base, present
-from lorax.base_models._transformer import heads_norm
-from lorax.base_models._translation import Table, Translation
+from lorax.inventories.known import as_it_is, holds_class, known_base, present
+from lorax.inventories.transformer import heads_norm
+from lorax.inventories.translation import Table, Translation
 from lorax.inventory import Parameter, Parameters, linear
 from lorax.naming import own_names
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import as_it_is, holds_class, known_base, present
-from lorax.base_models._transformer import feed_forward, joint_attention, two_layers
+from lorax.inventories.known import as_it_is, holds_class, known_base, present
+from lorax.inventories.transformer import feed_forward, joint_attention, two_layers
 from lorax.inventory import Parameter, Parameters, linear
 
 NAME = "qwen-image"

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models import _unet_pipelines as pipelines
-from lorax.base_models._unet import UNet
+from lorax.inventories import unet_pipelines as pipelines
+from lorax.inventories.unet import UNet
 
 NAME = "ssd-1b"
 

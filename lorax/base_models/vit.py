@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.base_models._known import holds_model_type, known_base, whole_folder
-from lorax.base_models._translation import renamed
+from lorax.inventories.known import holds_model_type, known_base, whole_folder
+from lorax.inventories.translation import renamed
 from lorax.inventory import Parameter, Parameters, convolution, linear, norm
 from lorax.naming import own_names
 

@@ -11,12 +11,12 @@ from lorax.algorithm import Layout, same_weight
 from lorax.algorithms import ALGORITHMS
 from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
-from lorax.base_models._unet import UNet
 from lorax.dialect import Container, Evidence
 from lorax.dialects import DIALECTS
 from lorax.errors import Unsupported
 from lorax.examine import Examination, Module
 from lorax.identify import alias_table, identify, normalised
+from lorax.inventories.unet import UNet
 from lorax.weight_file import WeightFile, open_weight_file, write_weight_file
 from tests.stand_ins.adapter_files import small_base
 

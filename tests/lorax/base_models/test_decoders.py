@@ -11,7 +11,7 @@ import pytest
 from lorax.adapter import Site
 from lorax.base_model import CUSTOM
 from lorax.base_models import gemma, llama, phi, qwen
-from lorax.base_models._decoders import base_from_config
+from lorax.decoders import base_from_config
 from lorax.errors import BadFile
 from tests.lorax.base_models.transformer_oracles import (
     assert_inventory,

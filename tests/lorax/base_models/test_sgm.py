@@ -8,9 +8,9 @@ import pytest
 
 from lorax.base_model import BaseModel
 from lorax.base_models import FAMILIES
-from lorax.base_models._sgm import sgm_names
-from lorax.base_models._unet import UNet
-from lorax.base_models._unet_pipelines import pipeline_base
+from lorax.inventories.sgm import sgm_names
+from lorax.inventories.unet import UNet
+from lorax.inventories.unet_pipelines import pipeline_base
 from lorax.naming import own_names
 from tests.lorax.base_models.unet_configs import FAMILY_OF, PIPELINES
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lorax.base_models._text_encoders import (
+from lorax.inventories.text_encoders import (
     CLIP_TABLES,
     T5_TABLES,
     clip_text,

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from lorax.base_models._unet import UNet
 from lorax.base_models.bk_sdm import BASE_UNET
 from lorax.base_models.segmind_vega import VEGA_UNET
 from lorax.base_models.ssd_1b import SSD_1B_UNET
 from lorax.base_models.stable_diffusion import SD15_UNET
 from lorax.base_models.stable_diffusion_2 import SD21_UNET
 from lorax.base_models.stable_diffusion_xl import REFINER_UNET, SDXL_UNET
+from lorax.inventories.unet import UNet
 from lorax.inventory import take_inventory
 from tests.lorax.base_models.unet_configs import blocks, official_shapes
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lorax.adapter import LowRank, Site
 from lorax.base_model import BaseModel
-from lorax.base_models._decoders import base_from_config
+from lorax.decoders import base_from_config
 from lorax.errors import Refused
 from lorax.write import write_adapter
 from tests.lorax.dialects.tiny_models import assert_same_changes, read, train_one_step, weights_of

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lorax.base_model import CUSTOM, BaseModel, Family
-from lorax.base_models._decoder import COMPONENT, Decoder
 from lorax.errors import BadFile
+from lorax.inventories.decoder import COMPONENT, Decoder
 from lorax.inventory import take_inventory
 
 _MOST_LAYERS, _MOST_EXPERTS, _MOST_SITES = 1024, 4096, 500_000

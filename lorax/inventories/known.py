@@ -9,7 +9,7 @@ from operator import or_
 from pathlib import Path
 
 from lorax.base_model import BaseModel
-from lorax.base_models._text_encoders import t5_encoder
+from lorax.inventories.text_encoders import t5_encoder
 from lorax.inventory import Inventory, Parameter, take_inventory
 
 _CONFIG_BYTES = 2**20

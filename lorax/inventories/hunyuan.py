@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lorax.base_models._transformer import feed_forward, joint_block, projections, single_block, two_layers
-from lorax.base_models._translation import Translation
+from lorax.inventories.transformer import feed_forward, joint_block, projections, single_block, two_layers
+from lorax.inventories.translation import Translation
 from lorax.inventory import Parameters, convolution, linear, norm
 
 _WIDTH, _HEAD, _TEXT, _POOLED, _LATENT = 3072, 128, 4096, 768, 16

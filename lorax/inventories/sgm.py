@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lorax.base_models._text_encoders import own_names_and_text_encoders
+from lorax.inventories.text_encoders import own_names_and_text_encoders
 from lorax.naming import NamedModule
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from operator import or_
 from pathlib import Path
 
 from lorax.base_model import BaseModel
-from lorax.base_models._sgm import sgm_names
-from lorax.base_models._text_encoders import CLIP_TABLES, clip_text, own_names_and_text_encoders, with_text_model
-from lorax.base_models._unet import UNet
+from lorax.inventories.sgm import sgm_names
+from lorax.inventories.text_encoders import CLIP_TABLES, clip_text, own_names_and_text_encoders, with_text_model
+from lorax.inventories.unet import UNet
 from lorax.inventory import Inventory, take_inventory
 
 NOT_SITES = CLIP_TABLES | {"class_embedding"}
