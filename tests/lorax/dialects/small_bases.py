@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel
-from lorax.base_models._known import known_base
-from lorax.base_models._text_encoders import clip_text, t5_encoder
-from lorax.base_models._transformer import joint_block, single_block, two_layers
 from lorax.base_models.llama import base_from_config
 from lorax.base_models.wan import _Transformer
+from lorax.inventories.known import known_base
+from lorax.inventories.text_encoders import clip_text, t5_encoder
+from lorax.inventories.transformer import joint_block, single_block, two_layers
 from lorax.inventory import Parameters, linear
 from tests.stand_ins.adapter_files import small_base
 

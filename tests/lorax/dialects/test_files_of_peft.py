@@ -229,7 +229,9 @@ def test_what_is_written_again_does_the_same_in_peft(
     tokens = torch.arange(8).reshape(1, 8)
     adapted.eval(), again.eval()
     assert torch.allclose(adapted(tokens).logits, again(tokens).logits, atol=1e-5)
-    assert not torch.allclose(adapted(tokens).logits, language_model(experts=experts, biases=not experts)(tokens).logits)
+    assert not torch.allclose(
+        adapted(tokens).logits, language_model(experts=experts, biases=not experts)(tokens).logits
+    )
 
 
 def test_a_low_rank_update_of_quantised_groups_is_the_one_that_peft_applies(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lorax.adapter import Adapter, Site
 from lorax.base_model import BaseModel
-from lorax.base_models._known import known_base
+from lorax.inventories.known import known_base
 from lorax.inventory import Parameter
 from lorax.read import AdapterFiles, read_adapter
 
