@@ -35,7 +35,7 @@ _PLAIN = r"[\x20\x21\x23-\x5b\x5d-\xff]"
 # Longer names are read, and refused, one by one: this loop is slow where there are millions of escapes.
 _NAME = rf'"({_PLAIN}{{0,4000}}+(?:\\.{_PLAIN}{{0,4000}}+){{0,4000}}+)"'
 # A tensor and the comma behind it, or the closing brace and the rest of the text, or whatever else the rest is.
-_ROW = re.compile(rf"{_BLANK}{_NAME}{_BLANK}:{_BLANK}{_DESCRIPTION}{_BLANK}(?:,|(\}}[\s\S]*+))|([\s\S]++)")
+_ROW = re.compile(rf"{_BLANK}{_NAME}{_BLANK}:{_BLANK}{_DESCRIPTION}{_BLANK}(?:,|(\}}(?s:.*+)))|((?s:.++))")
 _KEY = {sign: re.compile(rf'{_BLANK}{sign}{_BLANK}(?=")') for sign in "{,"}
 _CLOSING = {"{": re.compile(rf"{_BLANK}\{{{_BLANK}\}}"), ",": re.compile(rf"{_BLANK}\}}")}
 _QUOTE = re.compile(rf'{_BLANK}(?=")')
@@ -116,16 +116,15 @@ class HeaderText:
         if not self._text.startswith("{", self._position):
             self.refuse_value("__metadata__", "a JSON object")
         for key in self._keys():
-            shown = f"__metadata__ entry {key[:80]!r}"
             if key in self.metadata:
-                raise self.fault("header-invalid", f"it has the {shown} twice")
+                raise self.fault("header-invalid", f"__metadata__ has the key {key[:80]!r} twice")
             if len(self.metadata) == self._most_entries:
                 raise self.fault("header-invalid", f"__metadata__ has more entries than the limit {self._most_entries}")
             if not self._text.startswith('"', self._position):
-                self.refuse_value(shown, "a text")
-            self.metadata[key] = self.text_here()
-            if not (_encodes(key) and _encodes(self.metadata[key])):
-                message = f"{shown} has half of a surrogate pair; whole characters are expected"
+                self.refuse_value(f"__metadata__ entry {key[:80]!r}", "a text")
+            self.metadata[key] = value = self.text_here()
+            if not (_encodes(key) and _encodes(value)):
+                message = f"__metadata__ entry {key[:80]!r} has half of a surrogate pair; a whole one is expected"
                 raise self.fault("header-invalid", message)
 
     def _keys(self) -> Iterator[str]:
@@ -233,6 +232,8 @@ class HeaderText:
 
 def _encodes(text: str) -> bool:
     """Whether the text has no half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
