@@ -218,9 +218,8 @@ class Adapter:
         return {str(site): float(getattr(update, "scale", 1.0)) for site, update in self.updates.items()}
 
     def ranks(self) -> tuple[int, ...]:
-        """Lists the ranks that occur among low-rank updates, sorted, each once."""
-        found = (update.low_rank() for update in self.updates.values())
-        return tuple(sorted({update.rank for update in found if update is not None}))
+        """Lists the ranks that occur, sorted, each once; of LoHa and LoKr those of their factors."""
+        return tuple(sorted({int(getattr(update, "rank", 0)) for update in self.updates.values()} - {0}))
 
     def norm(self) -> float:
         """Gives the Frobenius norm over all updates together, of an adapter that has been lowered."""
