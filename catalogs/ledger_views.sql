@@ -108,6 +108,7 @@ SELECT
     TRY_CAST(body->>'$.sites_total' AS BIGINT) AS sites_total,
     TRY_CAST(body->>'$.kept_norm' AS DOUBLE) AS kept_norm,
     TRY_CAST(body->>'$.dropped_norm_share' AS DOUBLE) AS dropped_norm_share,
+    TRY_CAST(body->>'$.approximated_norm_share' AS DOUBLE) AS approximated_norm_share,
     body->>'$.weights_sha256' AS weights_sha256,
     body->>'$.weights_sha256_out' AS weights_sha256_out,
     body->>'$.plan_id' AS plan_id,

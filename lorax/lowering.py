@@ -43,6 +43,13 @@ class LoweredAdapter:
     adapter: Adapter
     lost: Mapping[Site, float]
 
+    def lost_share(self) -> float:
+        """Gives the share of the squared norm of all updates together that was lost."""
+        kept = {site: update.norm() ** 2 for site, update in self.adapter.low_rank().items()}
+        lost = sum(kept[site] * share / (1 - share) for site, share in self.lost.items() if share < 1)
+        total = sum(kept.values()) + lost
+        return lost / total if total > 0 else 0.0
+
 
 def lower(update: Update, weight: Tensor | None, *, rank: int, exact_rank: int = EXACT_RANK) -> Lowered:
     """Gives an update as low-rank factors.

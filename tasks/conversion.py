@@ -186,6 +186,7 @@ def _write(
         ],
         "kept_norm": shares.kept,
         "dropped_norm_share": shares.dropped,
+        "approximated_norm_share": lowered.lost_share() if lowered.lost else 0.0,
         "approximated_sites": {str(site): lost for site, lost in lowered.lost.items()},
         "sites_total": len(result.sites),
         "sites_mapped": result.sites_mapped,

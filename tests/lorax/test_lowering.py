@@ -185,3 +185,15 @@ def test_an_adapter_without_its_base_is_refused_by_the_name_of_the_site() -> Non
 
     with pytest.raises(Unsupported, match="unet:turned"):
         lower_adapter(adapter({site: IA3(noise(IN), on_input=True, is_factor=False)}), None)
+
+
+def test_the_lost_share_of_an_adapter_is_that_of_its_whole_norm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.diag(torch.tensor([3.0, 2.0, 1.0, 1.0]))
+    exact = LowRank(torch.randn(4, 1, generator=generator), torch.randn(1, 4, generator=generator), 1.0)
+    sites = {Site("unet", "whole"): Full(whole), Site("unet", "exact"): exact}
+
+    lowered = lower_adapter(adapter(sites), None, rank=2)
+
+    assert lowered.lost == {Site("unet", "whole"): pytest.approx(2 / 15)}
+    assert lowered.lost_share() == pytest.approx(2 / (15 + exact.norm() ** 2))
