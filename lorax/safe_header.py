@@ -76,15 +76,10 @@ def parse_header(
     names = text.names(raw, longest=limits.name_bytes)
     _check_names(names, limits, where)
     sizes, needed = _sizes(names, dtypes, shapes, limits, where)
-    spans = _spans(names, begins, ends, needed, where)
-    order = _tiled(names, spans, body_bytes=body_bytes, where=where)
+    first, last = _offsets(names, begins, ends, needed, where)
+    order = _tiled(names, first, last, body_bytes=body_bytes, where=where)
     start = 8 + len(header)
-    entries = {
-        names[index]: TensorEntry(
-            names[index], dtypes[index], sizes[index], start + spans[index][0], start + spans[index][1]
-        )
-        for index in order
-    }
+    entries = {names[i]: TensorEntry(names[i], dtypes[i], sizes[i], start + first[i], start + last[i]) for i in order}
     return entries, text.metadata or {}
 
 
@@ -127,32 +122,33 @@ def _sizes(
     return found, [prod(sizes) * ELEMENT_BYTES[dtype] for sizes, dtype in zip(found, dtypes, strict=True)]
 
 
-def _spans(
+def _offsets(
     names: Sequence[str], begins: Sequence[str], ends: Sequence[str], needed: list[int], where: str
-) -> list[tuple[int, int]]:
-    """Begin and end of each tensor in the body. Raises BadFile when they are not as far apart as its kind takes."""
+) -> tuple[list[int], list[int]]:
+    """Begins and ends of the tensors in the body. Raises BadFile when they are not as far apart as they have to be."""
     if "" in begins:
         raise _misdescribed(names[begins.index("")], ("one of the fields twice",), where)
-    spans = list(zip(map(int, begins), map(int, ends), strict=True))
-    found = [end - begin for begin, end in spans]
+    first, last = list(map(int, begins)), list(map(int, ends))
+    found = [end - begin for begin, end in zip(first, last, strict=True)]
     if found != needed:
         index = next(index for index, size in enumerate(found) if size != needed[index])
         message = f"tensor {names[index]!r} claims {found[index]} bytes; its shape and type take {needed[index]}"
         raise BadFile("bad-span", message, where=where)
-    return spans
+    return first, last
 
 
-def _tiled(names: Sequence[str], spans: Sequence[tuple[int, int]], *, body_bytes: int, where: str) -> Sequence[int]:
+def _tiled(
+    names: Sequence[str], begins: Sequence[int], ends: Sequence[int], *, body_bytes: int, where: str
+) -> Sequence[int]:
     """The order of the tensors' bytes. Raises BadFile unless they tile the body without hole or overlap."""
-    order = sorted(range(len(spans)), key=spans.__getitem__)
+    order = sorted(range(len(begins)), key=begins.__getitem__)
     position = 0
     for index in order:
-        begin, end = spans[index]
-        if begin != position:
+        if (begin := begins[index]) != position:
             kind = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
             rule = f"it starts at byte {begin} of the body, {position} is expected"
             raise BadFile("bad-span", f"tensor {names[index]!r} {kind}: {rule}", where=where)
-        position = end
+        position = ends[index]
     if position > body_bytes:
         rule = f"which has {body_bytes}; download the file again"
         raise BadFile("truncated", f"the last tensor ends at byte {position} of the body, {rule}", where=where)

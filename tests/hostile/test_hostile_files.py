@@ -55,17 +55,6 @@ def test_the_file_that_they_are_made_from_is_sound(tmp_path: Path) -> None:
     assert list(open_weight_file(tmp_path / "sound.safetensors").tensors) == ["a"]
 
 
-def test_no_refusal_takes_long(tmp_path: Path) -> None:
-    slow = {}
-    for hostile in HOSTILE:
-        path = write(hostile, tmp_path)
-        seconds = min(seconds_to_refuse(path) for _ in range(5 if hostile in BOMBS else 2))
-        if seconds > SECONDS:
-            slow[hostile.about] = seconds
-
-    assert slow == {}
-
-
 def seconds_to_refuse(path: Path) -> float:
     start = time.process_time()
     with pytest.raises(BadFile):
@@ -74,8 +63,9 @@ def seconds_to_refuse(path: Path) -> float:
 
 
 @pytest.mark.parametrize("hostile", SMALL, ids=lambda hostile: hostile.about)
-def test_a_refusal_takes_little_memory(hostile: Hostile, tmp_path: Path) -> None:
+def test_a_refusal_takes_little_time_and_memory(hostile: Hostile, tmp_path: Path) -> None:
     path = write(hostile, tmp_path)
+    seconds = min(seconds_to_refuse(path) for _ in range(2))
 
     tracemalloc.start()
     try:
@@ -84,11 +74,12 @@ def test_a_refusal_takes_little_memory(hostile: Hostile, tmp_path: Path) -> None
     finally:
         tracemalloc.stop()
 
+    assert seconds < SECONDS
     assert peak < BYTES
 
 
 WATCHED = """
-import pathlib, resource, sys
+import pathlib, sys, time
 from lorax.errors import BadFile
 from lorax.weight_file import open_weight_file
 
@@ -96,26 +87,31 @@ def peak():
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
-before = peak()
-try:
-    open_weight_file(pathlib.Path(sys.argv[1]))
-except BadFile as refusal:
-    print(refusal.reason, peak() - before)
+before, times = peak(), []
+for _ in range(5):
+    start = time.process_time()
+    try:
+        open_weight_file(pathlib.Path(sys.argv[1]))
+    except BadFile as refusal:
+        times.append(time.process_time() - start)
+        reason = refusal.reason
+print(reason, peak() - before, min(times))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda hostile: hostile.about)
-def test_a_bomb_costs_its_process_little_memory(bomb: Hostile, tmp_path: Path, repository: Path) -> None:
+def test_a_bomb_costs_its_process_little_time_and_memory(bomb: Hostile, tmp_path: Path, repository: Path) -> None:
     path = write(bomb, tmp_path)
 
     ran = subprocess.run(
         [sys.executable, "-c", WATCHED, path], cwd=repository, capture_output=True, text=True, check=True
     )
-    reason, rise = ran.stdout.split()
+    reason, rise, seconds = ran.stdout.split()
 
     assert reason == bomb.reason
     assert int(rise) < BYTES
+    assert float(seconds) < SECONDS
 
 
 def test_a_file_of_a_million_tensors_is_refused_before_its_header_is_read(tmp_path: Path) -> None:
