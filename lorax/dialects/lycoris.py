@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from lorax.base_model import BaseModel
 from lorax.bundled import bundled_token, why_bundled
 from lorax.dialect import MARKED, SIGNED, Dialect, EncodedFile, EncodedModule, Evidence, Writing, all_modules
@@ -84,7 +86,14 @@ def _pack(
     }
     naming = family_of(writing.base)
     more = {f"{spelling}{ending}": vector for (spelling, ending), vector in _endings(vectors, writing).items()}
+    more |= _alphas_of_whole_factors(modules, writing)
     return [flat_file(modules, more, writing, suffixes=_SUFFIXES, network=network, naming=naming)]
+
+
+def _alphas_of_whole_factors(modules: Sequence[EncodedModule], writing: Writing) -> dict[str, Tensor]:
+    """LyCORIS does not load LoKr without an alpha, though it applies none where both factors are whole."""
+    whole = [module for module in modules if {"lokr_w1", "lokr_w2"} <= module.tensors.keys()]
+    return {f"{module.spelling}.alpha": torch.tensor(1.0, dtype=writing.dtype) for module in whole}
 
 
 def _endings(vectors: Mapping[tuple[str, str], Tensor], writing: Writing) -> dict[tuple[str, str], Tensor]:

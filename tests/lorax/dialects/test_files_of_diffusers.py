@@ -236,7 +236,7 @@ def _nothing_is_left_over(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     assert not [message for message in said if "keys" in message]
 
 
-@pytest.mark.parametrize(("name", "dialect", "ranks"), LOADED, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "dialect", "ranks"), LOADED, ids=str)
 def test_a_written_file_changes_every_layer_alike(
     name: str, dialect: str, ranks: Sequence[int], tmp_path: Path
 ) -> None:
@@ -356,8 +356,7 @@ def save(models: Models, folder: Path, name: str) -> None:
     for component, model in models.items():
         adapted: Any = model
         if hasattr(adapted, "peft_config"):
-            layers = "_lora_layers" if component != "unet" else "_lora_layers"
-            arguments[f"{component}{layers}"] = get_peft_model_state_dict(adapted)
+            arguments[f"{component}_lora_layers"] = get_peft_model_state_dict(adapted)
             arguments[f"{component}_lora_adapter_metadata"] = adapted.peft_config["default"].to_dict()
     getattr(diffusers, pipelines[name]).save_lora_weights(str(folder), **arguments)
 

@@ -227,7 +227,8 @@ def test_what_is_written_again_does_the_same_in_peft(
         again = PeftModel.from_pretrained(language_model(experts=experts, biases=not experts), str(tmp_path / "ours"))
 
     tokens = torch.arange(8).reshape(1, 8)
-    adapted.eval(), again.eval()
+    adapted.eval()
+    again.eval()
     assert torch.allclose(adapted(tokens).logits, again(tokens).logits, atol=1e-5)
     assert not torch.allclose(
         adapted(tokens).logits, language_model(experts=experts, biases=not experts)(tokens).logits
