@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lorax.algorithms.lora import expand_grouped_down
 from lorax.dialect import Expansion
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def expand_grouped_down(down: Tensor, group: int) -> Tensor:
+    """Gives the plain down factor (rank, in) of a QA-LoRA one (rank, in / group), as peft pools.
+
+    QA-LoRA averages the inputs of a group and multiplies by the number of groups: each column is that of its group,
+    times groups / group.
+    """
+    return down.repeat_interleave(group, dim=1) * (down.shape[1] / group)
 
 
 def grouped_columns(group: int) -> Expansion:

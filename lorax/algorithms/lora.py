@@ -70,15 +70,6 @@ def factor_tensors(update: LowRank) -> dict[str, Tensor]:
     return {"down": down.contiguous(), "up": update.up.reshape(*update.up.shape, *ones).contiguous()}
 
 
-def expand_grouped_down(down: Tensor, group: int) -> Tensor:
-    """Gives the plain down factor (rank, in) of a QA-LoRA one (rank, in / group) (arXiv 2309.14717, as peft pools).
-
-    QA-LoRA averages the inputs of a group and multiplies by the number of groups: each column is that of its group,
-    times groups / group.
-    """
-    return down.repeat_interleave(group, dim=1) * (down.shape[1] / group)
-
-
 def factor_encoding(update: LowRank) -> Encoded:
     """Gives the factors ready to be written."""
     return Encoded(factor_tensors(update), update.rank, update.scale)

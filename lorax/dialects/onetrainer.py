@@ -29,7 +29,7 @@ from lorax.flat_files import alpha_over_rank, refuse_saved, refuse_vectors, tens
 from lorax.flat_names import NAME, ONETRAINER_PREFIXES, flat, flat_modules, spelled_paths, split_flat, trainer_of
 from lorax.naming import NamedModule, Part, own_names
 from lorax.native_names import encoder_names, native_modules, native_naming
-from lorax.pipeline_names import pipeline_modules
+from lorax.pipeline_names import DENOISERS, pipeline_modules
 from lorax.suffixes import LYCORIS, PEFT
 from lorax.written_metadata import spec_entries
 
@@ -99,6 +99,8 @@ def _omi_modules(base: BaseModel) -> Iterator[tuple[str, NamedModule]]:
         if module.component in encoders:
             name = encoders[module.component]
             yield f"{_OMI_ENCODERS.get(name, name)}.{module.path}", module
+        elif module.component not in DENOISERS:
+            continue  # OneTrainer has no language models
         elif len(module.parts) > 1:
             for number, part in enumerate(module.parts):
                 path = f"{module.path}.{number}"

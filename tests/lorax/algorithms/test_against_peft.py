@@ -17,9 +17,9 @@ from lorax.adapter import LowRank, SiteShape
 from lorax.algorithms import ALGORITHMS
 from lorax.algorithms.boft import BOFT
 from lorax.algorithms.ia3 import IA3
-from lorax.algorithms.lora import expand_grouped_down
 from lorax.algorithms.oft_packed import PackedOFT
 from lorax.errors import BadFile, Unsupported
+from lorax.grouped_columns import expand_grouped_down
 from lorax.safe_header import ReadLimits
 from tests.lorax.algorithms.oracles import (
     CONV1,

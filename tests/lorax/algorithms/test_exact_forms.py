@@ -10,7 +10,8 @@ from torch import Tensor
 from lorax.adapter import SiteShape
 from lorax.algorithms.loha import LoHa
 from lorax.algorithms.lokr import LoKr
-from lorax.algorithms.lora import expand_grouped_down, factor_tensors, factor_update
+from lorax.algorithms.lora import factor_tensors, factor_update
+from lorax.grouped_columns import expand_grouped_down
 from lorax.lowering import lower
 from tests.lorax.algorithms.oracles import read_module
 
