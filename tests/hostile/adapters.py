@@ -213,6 +213,27 @@ def names() -> list[Spoilt]:
     ]
 
 
+def crowds() -> list[Spoilt]:
+    """Returns files of 300 tensors whose long names give every pattern much to try."""
+    words = {
+        "kohya's words": ("lora_unet_down_blocks_0_", ".lora_down.weight", "incomplete-pair"),
+        "blocks in blocks": ("transformer_blocks.0.", ".lora_A.weight", "incomplete-pair"),
+        "prefixes of peft": ("base_model.model.", ".lora_B.default.weight", "incomplete-pair"),
+        "words of a text encoder": ("lora_te_text_model_", ".alpha", "incomplete-pair"),
+        "halves of roles": ("lora_A.lora_", "!", "unknown-dialect"),
+        "adapters in adapters": ("adapter.down_", "", "unsupported-algorithm"),
+        "dots": (".", "", "unknown-dialect"),
+        "digits": ("0.", "", "unknown-dialect"),
+    }
+
+    def crowd(word: str, end: str) -> Callable[[], Tensors]:
+        return lambda: {f"{(word * 500)[:400]}{index}{end}": torch.ones(1) for index in range(300)}
+
+    return [
+        Spoilt(f"300 long names of {about}", crowd(word, end), reason) for about, (word, end, reason) in words.items()
+    ]
+
+
 def _peft() -> Tensors:
     paths = {"A": (4, 16), "B": (16, 4)}
     return {f"base_model.model.{DOTTED}.lora_{side}.weight": torch.ones(shape) for side, shape in paths.items()}
@@ -259,4 +280,4 @@ def configurations() -> list[Spoilt]:
 
 def every_spoilt_adapter() -> list[Spoilt]:
     """Returns all of them."""
-    return [*numbers(), *shapes(), *names(), *configurations()]
+    return [*numbers(), *shapes(), *names(), *crowds(), *configurations()]
