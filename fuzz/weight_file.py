@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["lorax"]):
 
 from fuzz.mutations import mutated
 
-_OPTIONS = ("-timeout=2", "-rss_limit_mb=512", "-max_len=8192", "-print_final_stats=1")
+_OPTIONS = ("-timeout=2", "-max_len=8192", "-print_final_stats=1")
 
 
 def _mutate(content: bytes, max_size: int, seed: int) -> bytes:
