@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lorax.errors import BadFile, TryLater
-from lorax.weight_file import open_weight_file, sha256_file, weights_sha256, write_file, write_weight_file
+from lorax.weight_file import ReadLimits, open_weight_file, sha256_file, weights_sha256, write_file, write_weight_file
 from tests.stand_ins.adapter_files import raw_safetensors
 
 DTYPES = [
@@ -175,3 +175,110 @@ def test_a_pipe_and_a_folder_are_refused_without_waiting(tmp_path: Path) -> None
         with pytest.raises(BadFile) as raised:
             open_weight_file(tmp_path / name)
         assert raised.value.reason == "not-safetensors"
+
+
+def test_opening_reads_the_header_and_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "own.safetensors"
+    write_weight_file(path, {"a": torch.ones(1_000_000)})
+    asked, pread = [], os.pread
+
+    def counting(descriptor: int, length: int, offset: int) -> bytes:
+        asked.append(pread(descriptor, length, offset))
+        return asked[-1]
+
+    monkeypatch.setattr(os, "pread", counting)
+    file = open_weight_file(path)
+
+    assert sum(map(len, asked)) <= 8 + file.header_bytes + 1
+    assert path.stat().st_size > 4_000_000
+
+
+def test_a_file_that_shrinks_while_its_header_is_read_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "own.safetensors"
+    write_weight_file(path, {"a": torch.ones(4)})
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda descriptor, length, at: pread(descriptor, length, at) if at == 0 else b"")
+
+    with pytest.raises(TryLater) as raised:
+        open_weight_file(path)
+
+    assert (raised.value.reason, raised.value.where) == ("file-changed", str(path))
+
+
+def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+
+    with pytest.raises(PermissionError):
+        open_weight_file(tmp_path / "own.safetensors")
+
+
+def test_every_legal_spelling_of_a_header_is_read(tmp_path: Path) -> None:
+    header = """{ "\\u00e9\\ud83d\\ude00 \\"x\\"" : {
+        "data_offsets":[ 1 , 3 ],"shape" : [ 1,\t1 ] ,"dtype":"F16"} ,
+        "__metadata__": {"ключ": "значение", "a\\n": "\\\\\\"\\u0000", "": "" },
+        "字": {"shape":[],"dtype":"U8","data_offsets":[0,1]}
+    }   """
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(raw_safetensors(header.encode(), bytes(3)))
+
+    file = open_weight_file(path)
+
+    assert [(entry.name, entry.dtype, entry.shape) for entry in file.tensors.values()] == [
+        ("字", "U8", ()),
+        ('é😀 "x"', "F16", (1, 1)),
+    ]
+    assert file.metadata == {"ключ": "значение", "a\n": '\\"\0', "": ""}
+    with safe_open(path, "pt") as official:
+        assert set(official.keys()) == set(file.tensors)
+        assert official.metadata() == file.metadata
+
+
+@pytest.mark.parametrize("header", ["{}", "{ }", '{"__metadata__":{}}', '{"__metadata__":{"a":"b"}}  '])
+def test_a_file_may_hold_no_tensor(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "none.safetensors"
+    path.write_bytes(raw_safetensors(header.encode()))
+
+    assert open_weight_file(path).tensors == {}
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (ReadLimits(header_bytes=100), "header-too-large"),
+        (ReadLimits(tensors=2), "too-many-tensors"),
+        (ReadLimits(metadata_entries=1), "header-invalid"),
+        (ReadLimits(dimensions=1), "bad-shape"),
+        (ReadLimits(name_bytes=4), "bad-name"),
+    ],
+)
+def test_each_limit_can_be_moved(limits: ReadLimits, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    tensors = {name: torch.ones(1, 1) for name in ("one", "two", "three")}
+    write_weight_file(path, tensors, metadata={"a": "1", "b": "2"})
+
+    assert open_weight_file(path).tensors.keys() == tensors.keys()
+    with pytest.raises(BadFile) as raised:
+        open_weight_file(path, limits=limits)
+    assert raised.value.reason == reason
+
+
+def test_an_adapter_of_a_mixture_of_experts_has_few_enough_tensors(tmp_path: Path) -> None:
+    names = [
+        f"base_model.model.model.layers.{layer}.mlp.experts.{expert}.{part}_proj.lora_{side}.weight"
+        for layer in range(48)
+        for expert in range(128)
+        for part in ("gate", "up", "down")
+        for side in "AB"
+    ]
+    header = {
+        name: {"dtype": "U8", "shape": [1], "data_offsets": [place, place + 1]} for place, name in enumerate(names)
+    }
+    path = tmp_path / "experts.safetensors"
+    path.write_bytes(raw_safetensors(header, bytes(len(names))))
+
+    assert list(open_weight_file(path).tensors) == names
