@@ -58,6 +58,8 @@ _SUFFIXES = {
     ".oft_r": "oft_unpacked",
 }
 _COPY = "copy"
+# fal's trainer for Flux Kontext saves peft's names before those of Black Forest Labs, alone and with scale 1.
+_OF_FAL = re.compile(r"base_model\.model\.(double_blocks|single_blocks|img_in|txt_in|final_layer)\b")
 _TUNER_PART = re.compile(
     r"\.(lora|hada|lokr|oft|boft|ia3|vera|randlora|fourierft|waveft|shira|miss|bone|road|hra|vblora|ln_tuning|c3a|poly"
     r"|gralora|delora|osf|token_adapter|internal_xlora|xlora|trainable_tokens|adaption|prompt)_?\w*"
@@ -104,6 +106,8 @@ def _config(container: Container) -> PeftConfig:
 
 
 def _strength(container: Container) -> Strength:
+    if container.config is None and all(map(_OF_FAL.match, container.file.tensors)):
+        return lambda _spelling, _rank, _alpha: 1.0
     config = _config(container)
 
     def scale(spelling: str, rank: int, _alpha: float | None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel
+from lorax.base_models import known_bases
 from lorax.base_models.llama import base_from_config
 from lorax.base_models.wan import _Transformer
 from lorax.inventories.known import known_base
@@ -26,6 +27,12 @@ def _flux_transformer() -> Parameters:
         yield from single_block(f"single_transformer_blocks.{number}", _WIDTH, head=4)
     yield from linear("norm_out.linear", 2 * _WIDTH, _WIDTH)
     yield from linear("proj_out", 4, _WIDTH)
+
+
+@cache
+def known(name: str) -> BaseModel:
+    """Returns a base that is known by its inventory."""
+    return next(base for base in known_bases() if base.name == name)
 
 
 @cache
