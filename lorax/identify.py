@@ -30,6 +30,8 @@ ENOUGH = 0.99
 UNDECIDED = "undecided"
 """Family or version of an adapter between whose possible bases nothing decides."""
 _RIVALRY = 0.01
+_AI_TOOLKIT_DEFAULT = "sd_1.5"
+"""What ai-toolkit wrote as the base model of every family that it had no word for yet, Flux among them (issue 130)."""
 _ENDING = re.compile(r"/(lora|unet|text_encoder(_2)?)$")
 _EXTENSION = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$")
 
@@ -51,13 +53,15 @@ class Identification:
 class Claim:
     """Is one thing that a file or a catalogue says about the base: where it says it, and the word or sha256.
 
-    is_label: a catalogue's word, chosen by hand from a list; it gives way to a sha256.
+    is_label: a catalogue's word, chosen by hand from a list; it gives way to a sha256;
+    is_default: what its writer says where it knows no better; it gives way to shapes.
     """
 
     source: str
     word: str
     is_hash: bool = False
     is_label: bool = False
+    is_default: bool = False
 
     def names(self, base: BaseModel) -> bool:
         """Tells whether the claim is about this base."""
@@ -228,8 +232,15 @@ def _claims(container: Container, labels: Sequence[str]) -> list[Claim]:
     """What is said about the base, the most trustworthy first."""
     metadata = container.file.metadata
     found = [Claim("ss_new_sd_model_hash", metadata.get("ss_new_sd_model_hash", ""), is_hash=True)]
-    keys = ("modelspec.architecture", "ss_base_model_version", "ss_sd_model_name")
-    found += [Claim(key, metadata.get(key, "")) for key in keys]
+    version = metadata.get("ss_base_model_version", "")
+    default = version == _AI_TOOLKIT_DEFAULT and "ai-toolkit" in metadata.get("software", "")
+    found += [
+        Claim("modelspec.architecture", metadata.get("modelspec.architecture", "")),
+        Claim("ss_base_model_version", version, is_default=default),
+        # OneTrainer says no more than this of Stable Diffusion 2; "False" is said of all others.
+        Claim("ss_v2", "sd_v2" if metadata.get("ss_v2", "").casefold() == "true" else ""),
+        Claim("ss_sd_model_name", metadata.get("ss_sd_model_name", "")),
+    ]
     found += [Claim("base_model_name_or_path", word) for word in _configured_names(container)]
     found += [Claim("the catalogue", label, is_label=True) for label in labels]
     return [claim for claim in found if claim.word]
@@ -265,8 +276,8 @@ def _narrowed(
             evidence.append(f"{said}, which is no base model at hand")
             continue
         agreed = [base for base in left if base in meant]
-        if not agreed and proven and claim.is_label:
-            evidence.append(f"{said}, overruled by the sha256 of the base file")
+        if not agreed and (overruled := _overruled(claim, proven=proven)):
+            evidence.append(f"{said}, overruled by {overruled}")
             continue
         if not agreed:
             problem = problem or _contradiction(claim, named, left, evidence, where)
@@ -276,6 +287,13 @@ def _narrowed(
         proven = proven or claim.is_hash
         evidence.append(f"{said}: {', '.join(base.name for base in agreed)}")
     return left, evidence, problem
+
+
+def _overruled(claim: Claim, *, proven: bool) -> str:
+    """Words what goes before a claim that disagrees, "" when nothing does and the disagreement has to be reported."""
+    if claim.is_default:
+        return "the shapes, for ai-toolkit says so of what it has no word for"
+    return "the sha256 of the base file" if proven and claim.is_label else ""
 
 
 def _covers(named: BaseModel, base: BaseModel) -> bool:
