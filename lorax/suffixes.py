@@ -71,6 +71,12 @@ def joined(spelling: str, tensors: Mapping[str, Tensor], suffixes: Mapping[str, 
     return {spelling + endings[role]: tensor for role, tensor in tensors.items()}
 
 
-def roles(suffixes: Iterable[Mapping[str, str]]) -> frozenset[str]:
-    """Gives all roles that these tables know."""
-    return frozenset(role for table in suffixes for role in table.values())
+def endings_of(*tables: Iterable[str]) -> frozenset[str]:
+    """Gives suffixes without the dot before them, for `ends_with`."""
+    return frozenset(suffix.removeprefix(".") for table in tables for suffix in table)
+
+
+def ends_with(name: str, endings: frozenset[str]) -> bool:
+    """Tells whether the last one, two or three parts of a name are one of these endings, at a cost of its length."""
+    _, *parts = name.rsplit(".", 3)
+    return any(".".join(parts[first:]) in endings for first in range(len(parts)))

@@ -24,7 +24,7 @@ from lorax.dialect import (
 from lorax.factors import with_alpha
 from lorax.flat_files import alpha_over_rank, refuse_saved
 from lorax.native_names import DENOISER_PREFIX, NATIVE, native_modules, native_naming
-from lorax.suffixes import KOHYA, LYCORIS_ONLY, PEFT, joined
+from lorax.suffixes import KOHYA, LYCORIS_ONLY, PEFT, endings_of, ends_with, joined
 from lorax.written_metadata import spec_entries
 
 if TYPE_CHECKING:
@@ -33,15 +33,12 @@ if TYPE_CHECKING:
 _SUFFIXES = {**PEFT, **KOHYA, **LYCORIS_ONLY, ".diff": "diff", ".magnitude": "magnitude_out"}
 _ADAPTER_NAME = re.compile(r"\.default(?=\.weight$|\.bias$|$)")
 _VECTORS = {"bias_diff": ".diff_b", "weight_diff": ".diff"}
-_PART = re.compile(
-    r".+\.(lora_(A|B|down|up|mid|magnitude_vector)|alpha|dora_scale|magnitude|hada_\w+|lokr_\w+|diff(_b)?|w_norm|b_norm"
-    r"|oft_blocks|set_weight|reshape_weight)(\.\w+)*"
-)
+_ENDINGS = endings_of(_SUFFIXES, [".set_weight", ".reshape_weight"])
 _PREFIXES = (DENOISER_PREFIX, "text_encoders.")
 
 
 def _recognise(names: Sequence[str], _metadata: Mapping[str, str]) -> Evidence | None:
-    parts = [name for name in names if _PART.fullmatch(name)]
+    parts = [name for name in names if ends_with(_ADAPTER_NAME.sub("", name), _ENDINGS)]
     prefixed = sum(name.startswith(_PREFIXES) for name in parts)
     bare = sum(NATIVE.fullmatch(name) is not None for name in parts)
     if 2 * (prefixed + bare) <= len(names):

@@ -30,7 +30,7 @@ from lorax.flat_files import refuse_saved
 from lorax.peft_config import PeftConfig, common_fields, parse_config, parse_json
 from lorax.peft_folder import bias_beside, own_path, require_biased, require_one_kind
 from lorax.pipeline_names import COMPONENTS, STARTS_WITH_COMPONENT, pipeline_modules
-from lorax.suffixes import KOHYA, LYCORIS_ONLY, PEFT, joined
+from lorax.suffixes import KOHYA, LYCORIS_ONLY, PEFT, endings_of, ends_with, joined
 from lorax.written_metadata import spec_entries
 
 if TYPE_CHECKING:
@@ -49,11 +49,9 @@ _SUFFIXES = {
     ".magnitude": "magnitude_out",
 }
 _ADAPTER_NAME = re.compile(r"\.default(_\d+)?(?=\.weight$|\.bias$|$)")
-_PART = re.compile(
-    r".+\.(lora_(A|B|down|up|mid|embedding_[AB]|magnitude_vector)|lora\.(down|up)|lora_linear_layer\.(down|up)"
-    r"|alpha|dora_scale|magnitude|hada_\w+|lokr_\w+|diff(_b)?)(\.\w+)*"
-)
-_OLD = re.compile(r".*(\.processor\.|\.to_\w+_lora\.).*")
+_ENDINGS = endings_of(_SUFFIXES)
+# Parts of names of attention processors, which are another dialect.
+_OLD = (".processor.", "_lora.")
 # Files without a component: of a U-Net, and of the transformers whose names diffusers gave them.
 _BARE = re.compile(
     r"((down_blocks|up_blocks|mid_block|conv_in|conv_out|time_embedding|transformer_blocks|single_transformer_blocks"
@@ -62,12 +60,7 @@ _BARE = re.compile(
 
 
 def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | None:
-    matching = sum(
-        bool(STARTS_WITH_COMPONENT.fullmatch(name) or _BARE.fullmatch(name))
-        and _PART.fullmatch(name) is not None
-        and _OLD.fullmatch(name) is None
-        for name in names
-    )
+    matching = sum(map(_is_part, names))
     if 2 * matching <= len(names):
         return None
     what = "are module paths of a pipeline with lora parts"
@@ -75,6 +68,12 @@ def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | 
         return share_evidence(names, matching, f"{what}, {CONFIG_KEY} is there", weight=SIGNED)
     named = any(STARTS_WITH_COMPONENT.fullmatch(name) for name in names)
     return share_evidence(names, matching, what, **({"weight": MARKED} if named else {}))
+
+
+def _is_part(name: str) -> bool:
+    placed = STARTS_WITH_COMPONENT.fullmatch(name) or _BARE.fullmatch(name)
+    old = any(part in name for part in _OLD)
+    return placed is not None and not old and ends_with(_ADAPTER_NAME.sub("", name), _ENDINGS)
 
 
 def _split(name: str) -> tuple[str, str]:

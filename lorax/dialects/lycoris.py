@@ -8,7 +8,6 @@ inversions that some trainers bundle, `bundle_emb.<token>.…`, belong to one te
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ from lorax.flat_names import (
     trainer_prefixes,
 )
 from lorax.naming import NamedModule
-from lorax.suffixes import LYCORIS, LYCORIS_ONLY
+from lorax.suffixes import LYCORIS, LYCORIS_ONLY, endings_of, ends_with
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +38,7 @@ _WRAPPER = "lycoris_"
 # The wrapper takes one model and does not name it: a second one would have the same names.
 _WRAPPED = frozenset({"unet", "transformer", "model"})
 _SUFFIXES = {**LYCORIS, ".weight": "ia3"}
-_MARK = re.compile("|".join(f".*{re.escape(suffix)}" for suffix in (*LYCORIS_ONLY, ".dora_scale")) + r"|lycoris_.+")
+_MARKS = endings_of(LYCORIS_ONLY, [".dora_scale"])
 _BUNDLE = "bundle_emb."
 # What LyCORIS calls the algorithms in its own configuration.
 _ALGO = {"oft": "diag-oft", "dora": "lora"}
@@ -47,7 +46,7 @@ _ALGO = {"oft": "diag-oft", "dora": "lora"}
 
 def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | None:
     flat_ones = sum(NAME.fullmatch(name) is not None or name.startswith((_WRAPPER, _BUNDLE)) for name in names)
-    marked = sum(_MARK.fullmatch(name) is not None or name.startswith(_BUNDLE) for name in names)
+    marked = sum(ends_with(name, _MARKS) or name.startswith((_WRAPPER, _BUNDLE)) for name in names)
     if 2 * flat_ones <= len(names) or any(name.startswith(ONETRAINER_PREFIXES) for name in names):
         return None
     words = f"{marked} of {len(names)} tensor names are of LyCORIS' own parts"
