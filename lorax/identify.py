@@ -24,6 +24,7 @@ from lorax.errors import Unsupported
 from lorax.examine import Examination, Module
 from lorax.metadata import holds_path
 from lorax.naming import NamedModule
+from lorax.shortlist import Sizes, largest_share, sizes_of
 
 ENOUGH = 0.99
 """Share of an adapter's modules that a base must have, with equal shapes, to be in question."""
@@ -147,10 +148,11 @@ def _fitting(
     modules: Sequence[Module], *, container: Container, dialect: Dialect, candidates: Sequence[BaseModel]
 ) -> list[BaseModel]:
     """The candidates that have the modules; a base at hand stands for the inventories that equal its own."""
-    shares = {base: _share(modules, base, dialect) for base in candidates}
+    bounds = _bounds(modules, candidates)
+    shares = {base: _share(modules, base, dialect) for base in candidates if bounds[base] >= ENOUGH}
     best = max(shares.values(), default=0.0)
     if best < ENOUGH:
-        raise Unsupported("base-unknown", _nearest(modules, shares, dialect), where=container.name)
+        raise Unsupported("base-unknown", _no_base(modules, bounds, dialect), where=container.name)
     group = [base for base, share in shares.items() if share >= max(ENOUGH, best - _RIVALRY)]
     at_hand = [base for base in group if base.fingerprint]
     return [base for base in group if base.fingerprint or all(base.sites != other.sites for other in at_hand)]
@@ -210,22 +212,43 @@ def _kind(site: Site) -> str:
     return f"{site.component} {re.sub('[0-9]+', '#', '.'.join(site.path.split('.')[-2:]))}"
 
 
-def _nearest(modules: Sequence[Module], shares: Mapping[BaseModel, float], dialect: Dialect) -> str:
+def _bounds(modules: Sequence[Module], candidates: Sequence[BaseModel]) -> dict[BaseModel, float]:
+    """What share of the modules each candidate has at most: names need not be made of those that cannot win."""
+    sizes: Sizes = sizes_of(module.layout for module in modules)
+    return {base: largest_share(sizes, base) for base in candidates}
+
+
+def _no_base(modules: Sequence[Module], bounds: Mapping[BaseModel, float], dialect: Dialect) -> str:
     """Words why no base fits, with the first module of the nearest one that does not."""
-    if not shares:
+    if not bounds:
         return "no base model was given to compare with; name one in the migration's [bases]"
     if not modules:
         return "the adapter patches no module"
-    nearest = max(shares, key=lambda base: shares[base])
+    nearest, share = _nearest(modules, bounds, dialect)
     aliases = alias_table(nearest, dialect)
     odd = next(module for module in modules if not fits(module, aliases.get(module.spelling)))
     named = aliases.get(odd.spelling)
     wanted = f"shape {named.shape}" if named is not None else "no such module"
     return (
         f"no base model at hand has the adapter's {len(modules)} modules. Nearest is {nearest.name}, with "
-        f"{shares[nearest]:.0%}: {odd.spelling!r} patches a weight of shape {odd.layout}, {nearest.name} has {wanted}. "
-        "Give the folder of the adapter's own base model under [bases]"
+        f"{share:.0%}: {odd.spelling!r} patches a weight of shape {odd.layout}, {nearest.name} has {wanted}. "
+        "Give the folder of the adapter's own base model, with --base or under [bases] of a migration"
     )
+
+
+def _nearest(modules: Sequence[Module], bounds: Mapping[BaseModel, float], dialect: Dialect) -> tuple[BaseModel, float]:
+    """The base that has the largest share of the modules, or, among equals, of their names; and that share."""
+    best: tuple[float, float] | None = None
+    found = next(iter(bounds))
+    for base in sorted(bounds, key=lambda base: -bounds[base]):
+        if best is not None and (bounds[base], ENOUGH) <= best:
+            break
+        aliases = alias_table(base, dialect)
+        named = sum(module.spelling in aliases for module in modules) / len(modules)
+        own = (_share(modules, base, dialect), named)
+        if best is None or own > best:
+            best, found = own, base
+    return found, best[0] if best is not None else 0.0
 
 
 def _claims(container: Container, labels: Sequence[str]) -> list[Claim]:

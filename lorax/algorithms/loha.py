@@ -24,6 +24,7 @@ from lorax.algorithm import (
     require_scalar,
     working_type,
 )
+from lorax.matrix_fit import MatrixFit
 from lorax.safe_header import ReadLimits, TensorEntry
 
 if TYPE_CHECKING:
@@ -77,6 +78,15 @@ class LoHa:
             _half(self.w2_a.to(dtype), self.w2_b.to(dtype), self.t2),
         )
 
+    @property
+    def exact_rank(self) -> int:
+        """Gives the rank of the factors that low_rank() gives."""
+        return self.rank**2
+
+    def norm(self) -> float:
+        """Gives the Frobenius norm of the change, formed in full: factors of rank r^2 would take longer."""
+        return float(self.dense().double().norm())
+
     def low_rank(self) -> LowRank | None:
         """Gives the factors of rank r^2, None where the weight is too small to gain by them."""
         if self.rank**2 > min(self.shape.out_features, self.shape.columns):
@@ -119,7 +129,7 @@ def layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
     (out, columns), rank = _plain_size(entries)
     require_rank(Layout(SiteShape(out, columns), rank), entries["hada_w1_b"], limits)
     # The taps of a convolution are columns among others, so the kernel is open.
-    return Layout(None, rank, lambda wanted: (wanted.out_features, wanted.columns) == (out, columns))
+    return Layout(None, rank, MatrixFit(out, columns))
 
 
 def _plain_size(entries: Mapping[str, TensorEntry]) -> tuple[tuple[int, int], int]:

@@ -29,6 +29,7 @@ from lorax.algorithm import (
     require_scalar,
     working_type,
 )
+from lorax.matrix_fit import MatrixFit
 from lorax.safe_header import ReadLimits, TensorEntry
 
 if TYPE_CHECKING:
@@ -71,13 +72,22 @@ class LoKr:
         found = [self.tensors[role].shape[0] for role in ("lokr_w1_b", "lokr_w2_b") if role in self.tensors]
         return int(found[0]) if found else 0
 
+    @property
+    def exact_rank(self) -> int:
+        """Gives the rank of the factors that low_rank() gives, forming none of them."""
+        return math.prod(_inner_size(factors) for factors in self._factors())
+
+    def norm(self) -> float:
+        """Gives the Frobenius norm of the change: those of the two factors multiplied."""
+        own = [float(_multiplied(*factors).double().norm()) for factors in self._factors()]
+        return abs(self.scale) * math.prod(own)
+
     def low_rank(self) -> LowRank:
         """Gives the factors whose rank is the product of the two factors' ranks.
 
         kron(A B, C D) = kron(A, C) @ kron(B, D); a whole factor is itself times the identity on its narrower side.
         """
-        up1, down1 = _as_product(self._first(self._own_type()))
-        up2, down2 = _as_product(self._second(self._own_type()))
+        (up1, down1), (up2, down2) = map(_as_product, self._factors())
         up, down = torch.kron(up1, up2.contiguous()), torch.kron(down1, down2)
         return LowRank(up, down, self.scale, self.kernel)
 
@@ -93,6 +103,9 @@ class LoKr:
 
     def _own_type(self) -> torch.dtype:
         return next(iter(self.tensors.values())).dtype
+
+    def _factors(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return self._first(self._own_type()), self._second(self._own_type())
 
     def _first(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
         if "lokr_w1" in self.tensors:
@@ -112,12 +125,17 @@ def _multiplied(*factors: Tensor) -> Tensor:
     return factors[0] if len(factors) == 1 else factors[0] @ factors[1]
 
 
+def _inner_size(factors: tuple[Tensor, ...]) -> int:
+    """The smallest inner size of a product that equals a factor, as far as shapes tell."""
+    return min(factors[0].shape[0], factors[-1].shape[1], *(factor.shape[0] for factor in factors[1:]))
+
+
 def _as_product(factors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """A factor as a product with the smallest inner size that is known without computing anything."""
-    whole = _multiplied(*factors)
-    narrow = min(whole.shape)
+    narrow = min(factors[0].shape[0], factors[-1].shape[1])
     if len(factors) == 2 and factors[0].shape[1] <= narrow:
         return factors[0], factors[1]
+    whole = _multiplied(*factors)
     unit = torch.eye(narrow, dtype=whole.dtype, device=whole.device)
     return (unit, whole) if whole.shape[0] == narrow else (whole, unit)
 
@@ -136,7 +154,7 @@ def layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:
     out, columns = rows1 * rows2, columns1 * columns2
     # A second factor with taps of its own tells the kernel; a flat one leaves it open.
     shape = SiteShape(out, columns // math.prod(kernel2), kernel2) if kernel2 else None
-    layout = Layout(shape, rank1 or rank2, lambda wanted: (wanted.out_features, wanted.columns) == (out, columns))
+    layout = Layout(shape, rank1 or rank2, MatrixFit(out, columns))
     for role in ("lokr_w1_b", "lokr_w2_b"):
         if role in entries:
             require_rank(Layout(SiteShape(out, columns), layout.rank), entries[role], limits)
