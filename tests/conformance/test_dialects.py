@@ -149,13 +149,13 @@ def test_its_recorded_names_are_recognised_by_it_alone(dialect: Dialect) -> None
 
 @every_dialect
 def test_its_recorded_names_are_modules_of_a_base_with_roles_of_an_algorithm(dialect: Dialect) -> None:
-    known = frozenset().union(*(algorithm.required | algorithm.optional for algorithm in ALGORITHMS.values()))
+    roles = frozenset().union(*(algorithm.required | algorithm.optional for algorithm in ALGORITHMS.values()))
 
     for entry in recorded(dialect):
         aliases = alias_table(known(entry.base), dialect)
         for name in entry.names:
             spelling, role = dialect.split(name)
-            assert role in known | VECTOR_ROLES | {SAVED, TOKEN}, (entry.about, name)
+            assert role in roles | VECTOR_ROLES | {SAVED, TOKEN}, (entry.about, name)
             left_out = role == SAVED or dialect.unmappable(spelling, frozenset({role})) != ""
             assert left_out or spelling in aliases, (entry.about, name)
 
