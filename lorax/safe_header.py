@@ -166,15 +166,15 @@ def _fault(name: str, value: object, limits: ReadLimits, where: str) -> BadFile:
     dtype, shape, span = (fields[field] for field in FIELDS)
     if not isinstance(shape, list) or len(shape) > limits.dimensions or not all(map(_is_count, shape)):
         rule = f"at most {limits.dimensions} whole numbers are expected"
-        return BadFile("bad-shape", f"tensor {name!r} has shape {str(shape)[:80]}; {rule}", where=where)
+        return BadFile("bad-shape", f"tensor {name!r} has shape {_shown(shape)}; {rule}", where=where)
     if 0 in shape:
         message = f"tensor {name!r} has shape {shape}, with no elements; it cannot be a weight"
         return BadFile("bad-shape", message, where=where)
     if not isinstance(dtype, str) or dtype not in ELEMENT_BYTES:
         rule = f"one of {', '.join(ELEMENT_BYTES)} is expected"
-        return BadFile("bad-dtype", f"tensor {name!r} has element type {str(dtype)[:40]!r}; {rule}", where=where)
+        return BadFile("bad-dtype", f"tensor {name!r} has element type {_shown(dtype)}; {rule}", where=where)
     if not isinstance(span, list) or len(span) != 2 or not all(map(_is_count, span)):
-        message = f"tensor {name!r} has data_offsets {str(span)[:80]}; two offsets are expected"
+        message = f"tensor {name!r} has data_offsets {_shown(span)}; two offsets are expected"
         return BadFile("bad-span", message, where=where)
     return _misdescribed(name, ("escapes",), where)
 
@@ -183,6 +183,11 @@ def _misdescribed(name: str, seen: Sequence[str], where: str) -> BadFile:
     rule = f"exactly {', '.join(FIELDS)}, spelt plainly, are expected"
     message = f"tensor {name!r} is described by {', '.join(seen)[:200]!r}; {rule}"
     return BadFile("header-invalid", message, where=where)
+
+
+def _shown(value: object) -> str:
+    # repr() escapes what would move a terminal's cursor or could not be written down at all.
+    return repr(value)[:80]
 
 
 def _is_count(value: object) -> bool:
