@@ -16,7 +16,7 @@ from lorax.adapter import Adapter, BaseVerdict, Site, Update
 from lorax.algorithm import Layout
 from lorax.base_model import BaseModel
 from lorax.dialect import Strength
-from lorax.errors import BadFile, Refused, TryLater
+from lorax.errors import BadFile, Refused, TryLater, Unsupported
 from lorax.examine import AdapterFiles, Examination, Module, examine
 from lorax.factors import count_non_finite
 from lorax.identify import identify
@@ -119,10 +119,8 @@ class _Reader:
 
     def _scale(self, module: Module, layout: Layout, tensors: Mapping[str, Tensor], *, experts: int) -> float:
         alpha = float(tensors["alpha"]) if "alpha" in tensors else None
-        if alpha == 0:
+        if alpha == 0 and layout.rank:
             self.notes["alpha is 0, which is read as: the rank"] = None
-        if not layout.rank:
-            return 1.0  # an algorithm without rank has no alpha either, or one that means something else
         return self._strength(module.spelling, layout.rank // experts, alpha)
 
     def _update(self, module: Module, named: NamedModule, tensors: Mapping[str, Tensor], scale: float) -> None:
@@ -130,7 +128,15 @@ class _Reader:
         if decode is None or named.shape is None:
             raise TypeError(f"module {module.spelling!r} was placed without a way to decode it")
         update = decode(tensors, scale, named.shape)
+        self._refuse_scaled_bias(update, named, module.spelling)
         self.updates |= dict(split_update(update, named, module.spelling))
+
+    def _refuse_scaled_bias(self, update: Update, named: NamedModule, spelling: str) -> None:
+        """An IA3 factor of peft scales the layer's bias as well, by a share of what only the base knows."""
+        biases = [vector_site(part, "bias_diff") for part in named.parts]
+        if getattr(update, "scales_bias", False) and any(bias in self._base.vectors for bias in biases):
+            message = f"module {spelling!r} scales the outputs of a layer with a bias; only the weight can be followed"
+            raise Unsupported("unsupported-algorithm", message)
 
     def _vector(self, named: NamedModule, role: str, vector: Tensor) -> None:
         for part in named.parts:

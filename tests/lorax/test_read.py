@@ -188,8 +188,7 @@ NAMES: dict[str, tuple[list[str], str]] = {
     "an embedding": (["emb_params"], "unsupported-algorithm"),
     "an SDXL embedding": (["clip_l", "clip_g"], "unsupported-algorithm"),
     "a full checkpoint": (["model.diffusion_model.input_blocks.0.0.weight"], "unsupported-algorithm"),
-    "a bundled embedding": ([UP, DOWN, "bundle_emb.x.string_to_param"], "unsupported-algorithm"),
-    "two dialects": ([UP, DOWN, "unet.conv_in.lora_A.weight"], "ambiguous-dialect"),
+    "two dialects": ([UP, DOWN, "unet.conv_in.lora_A.weight"], "unknown-tensor"),
     "something beside": ([UP, DOWN, "note"], "unknown-tensor"),
     "a stray role": ([UP, DOWN, f"{MODULE}.gate"], "unknown-tensor"),
 }
