@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from lorax.checkpoint import open_checkpoint
 from lorax.read import AdapterFiles, read_adapter
+from lorax.weight_file import open_weight_file, write_weight_file
 from tasks.conversion import Converted, ConvertItem, convert_shard, file_stem, find_staged, staged_files
 from tests.stand_ins.small_world import TARGET
 from tests.tasks.conftest import Steps
@@ -84,3 +86,35 @@ def test_a_file_that_went_bad_in_the_store_ends_alone(steps: Steps, tmp_path: Pa
 )
 def test_file_names_are_harmless_whatever_the_catalogue_says(name: str, stem: str) -> None:
     assert file_stem(name) == stem
+
+
+def as_dora(item: ConvertItem, folder: Path) -> ConvertItem:
+    """Gives the same adapter with a magnitude for every linear layer, as LyCORIS stores DoRA."""
+    [file] = item["files"]
+    opened = open_weight_file(Path(file["path"]))
+    tensors = {name: opened.read(name) for name in opened.tensors}
+    for name in list(tensors):
+        module, up, _ = name.partition(".lora_up")
+        if up and tensors[name].dim() == 2:
+            tensors[f"{module}.dora_scale"] = torch.linspace(0.5, 2.0, len(tensors[name]))[:, None]
+    path = folder / "dora.safetensors"
+    write_weight_file(path, tensors, metadata=opened.metadata)
+    return ConvertItem(**{**item, "files": [{**file, "path": str(path)}]})  # type: ignore[typeddict-item]
+
+
+def test_an_adapter_that_is_no_lora_is_lowered_on_its_own_base_and_the_loss_is_told(
+    steps: Steps, tmp_path: Path
+) -> None:
+    item = as_dora(items_of(steps)[0], tmp_path)
+
+    [record] = convert(steps, [item], tmp_path / "conversions")
+
+    assert record["ended"] is None
+    assert record["body"] is not None
+    [path] = staged_files(tmp_path / "conversions", str(record["conversion_id"])).iterdir()
+    target = open_checkpoint(Path(steps.bases[1]["path"]), name=TARGET).base
+    moved = read_adapter(AdapterFiles(path, name=path.name), candidates=[target])
+    assert moved.algorithms == ("lora",)
+    assert max(moved.ranks()) > 4  # a magnitude changes a weight in full rank, and these layers are small enough for it
+    assert record["body"]["approximated_norm_share"] < 1e-9
+    assert record["body"]["sites_mapped"] == record["body"]["sites_total"]
