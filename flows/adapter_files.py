@@ -1,75 +1,85 @@
-"""The commands that look at and re-spell adapter files: `lorax inspect` and `lorax rewrite`."""
+"""The command that looks at adapter files: `lorax inspect`."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
-import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
-from lorax.adapter import Adapter
-from lorax.base_model import BaseModel
+from flows.look import UNLIMITED
+from flows.summary import console_for
 from lorax.base_models import known_bases
 from lorax.checkpoint import Checkpoint, open_checkpoint
-from lorax.errors import Refused, Stop
-from lorax.examine import AdapterFiles, examine
-from lorax.identify import identify
+from lorax.errors import REASONS, Stop
+from lorax.examine import AdapterFiles
 from lorax.inspection import Inspection, inspect_adapter, to_table
-from lorax.lowering import lower_adapter
-from lorax.read import assemble
-from lorax.write import write_adapter
+from lorax.weight_file import PICKLE_SUFFIXES
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 SUFFIX = ".safetensors"
+_PEFT_WEIGHTS = (WEIGHTS, "adapter_model.bin", "adapter_model.pt")
+_QUICK = 100
+"""Headers of so many files are read in less than a second: no progress has to be shown."""
+_HEADINGS = {"file": "left", "dialect": "left", "algorithms": "left", "base": "left", "sites": "right",
+             "ranks": "right", "refused": "left"}  # fmt: skip
 
 
 def show_inspection(path: Path, *, as_json: bool, full: bool, bases: Sequence[Path]) -> int:
     """Prints what is in a file, a PEFT folder or every adapter of a folder; returns the exit status.
 
     Of the adapters of a folder only headers are read, unless `full`. The status is 1 where a file would be refused.
+    Raises Stop for a path that leads nowhere and a folder without adapters.
     """
-    candidates = [*(checkpoint.base for checkpoint in open_bases(bases)), *known_bases()]
     single = not path.is_dir() or (path / CONFIG).is_file()
-    wanted = [adapter_files(path)] if single else list(adapters_in(path))
-    if not wanted:
-        raise Stop(f"{path}: there is no safetensors file in this folder or below")
-    found = [inspect_adapter(each, candidates=candidates, headers_only=not (single or full)) for each in wanted]
+    wanted = [adapter_files(path)] if single else _adapters_of(path)
+    candidates = [*(checkpoint.base for checkpoint in open_bases(bases)), *known_bases()]
+    quiet = len(wanted) < (2 if full else _QUICK) or not sys.stderr.isatty()
+    steps = track(wanted, "reading", console=Console(stderr=True), transient=True, disable=quiet)
+    found = [inspect_adapter(each, candidates=candidates, headers_only=not (single or full)) for each in steps]
     if as_json:
         records = [each.to_json() for each in found]
         sys.stdout.write(json.dumps(records[0] if single else records, indent=2) + "\n")
     elif single:
         _print_one(found[0])
     else:
-        _print_many(found)
-    return int(any(each.problem is not None for each in found))
+        _print_many(found, _pickles_in(path))
+    return int(any(each.is_refused for each in found))
 
 
 def adapter_files(path: Path) -> AdapterFiles:
     """Gives the files of the adapter at a path: a weight file, or a folder as peft saves it. Raises Stop."""
     if path.is_dir():
-        weights = path / WEIGHTS
-        if not weights.is_file():
-            others = [each for each in sorted(path.glob("adapter_model.*")) if each.is_file()]
-            weights = others[0] if others else weights
-        return AdapterFiles(weights, path / CONFIG if (path / CONFIG).is_file() else None, str(path))
-    if not path.exists():
+        if not (path / CONFIG).is_file():
+            raise Stop(f"{path}: this folder holds no {CONFIG}; name the weight file in it")
+        return _peft_folder(path, str(path))
+    if not os.path.lexists(path):
         raise Stop(f"{path}: there is no such file or folder")
     config = path.with_name(CONFIG)
-    return AdapterFiles(path, config if path.name == WEIGHTS and config.is_file() else None, str(path))
+    return AdapterFiles(path, config if path.name in _PEFT_WEIGHTS and config.is_file() else None, str(path))
 
 
 def adapters_in(folder: Path) -> Iterator[AdapterFiles]:
-    """Lists the adapters in a folder and below, by name; a folder with adapter_config.json is one adapter."""
-    for path in sorted(folder.rglob(f"*{SUFFIX}")):
-        if path.is_file():
-            config = path.with_name(CONFIG)
-            yield AdapterFiles(path, config if config.is_file() else None, str(path.relative_to(folder)))
+    """Lists the adapters in a folder and below, by name; a folder with adapter_config.json is one adapter.
+
+    Names that begin with a dot are passed over, and links to folders are not followed. Raises Stop for a folder that
+    cannot be listed.
+    """
+    for place, names in _walk(folder):
+        is_peft = CONFIG in names
+        if is_peft:
+            yield _peft_folder(place, _printable(place.relative_to(folder)))
+        for name in names:
+            if name.lower().endswith(SUFFIX) and not (is_peft and name == WEIGHTS):
+                yield AdapterFiles(place / name, None, _printable((place / name).relative_to(folder)))
 
 
 def open_bases(folders: Sequence[Path]) -> list[Checkpoint]:
@@ -77,109 +87,90 @@ def open_bases(folders: Sequence[Path]) -> list[Checkpoint]:
     return [open_checkpoint(folder, name=folder.resolve().name) for folder in folders]
 
 
+def _adapters_of(folder: Path) -> list[AdapterFiles]:
+    found = list(adapters_in(folder))
+    if not found:
+        pickles = _pickles_in(folder)
+        more = f", and what ends in {', '.join(sorted(pickles))} is never opened" if pickles else ""
+        raise Stop(f"{folder}: there is no {SUFFIX} file in this folder or below{more}")
+    return found
+
+
+def _peft_folder(place: Path, name: str) -> AdapterFiles:
+    weights = next((place / each for each in _PEFT_WEIGHTS if (place / each).is_file()), place / WEIGHTS)
+    return AdapterFiles(weights, place / CONFIG, name)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder with the names of its files, sorted."""
+    for place, folders, names in os.walk(folder, onerror=_cannot_list):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        yield Path(place), sorted(each for each in names if not each.startswith("."))
+
+
+def _cannot_list(problem: OSError) -> None:
+    raise Stop(f"{problem.filename}: this folder cannot be listed ({problem.strerror}); make it readable") from problem
+
+
+def _pickles_in(folder: Path) -> Counter[str]:
+    """How many files end as pickles do, by ending; those of peft's folders are among the adapters."""
+    found: Counter[str] = Counter()
+    for _, names in _walk(folder):
+        loose = [each for each in names if not (CONFIG in names and each in _PEFT_WEIGHTS)]
+        found.update(suffix for each in loose if (suffix := Path(each).suffix.lower()) in PICKLE_SUFFIXES)
+    return found
+
+
+def _printable(path: Path) -> str:
+    """A path as it can be printed: bytes that are no UTF-8 and control characters are spelled out."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def _print_one(found: Inspection) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for heading, text in to_table(found).items():
-        table.add_row(heading, text)
-    console = Console(highlight=False, markup=False)
-    console.print(found.file)
-    console.print(table)
+        table.add_row(heading, Text(text))
+    _print(Text(found.file), table)
 
 
-def _print_many(found: Sequence[Inspection]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("file", "dialect", "algorithms", "base", "sites", "ranks", "unknown", "refused"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in {"sites", "unknown"} else "left")
+def _print_many(found: Sequence[Inspection], pickles: Counter[str]) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, side in _HEADINGS.items():
+        # One line for each adapter: where a terminal is narrow, words end in an ellipsis.
+        table.add_column(heading, justify="right" if side == "right" else "left", no_wrap=True, overflow="ellipsis")
     for each in found:
-        ranks = f"{each.ranks[0]}-{each.ranks[-1]}" if len(each.ranks) > 1 else "".join(map(str, each.ranks))
-        base = each.base or (f"one of {', '.join(each.rivals)}" if each.rivals else each.family)
-        refused = each.problem[0] if each.problem else ""
-        algorithms = ", ".join(each.algorithms)
-        table.add_row(
-            each.file, each.dialect, algorithms, base, str(each.sites), ranks, str(each.tensors_unknown), refused
-        )
-    console = Console(highlight=False, markup=False)
-    console.print(table)
-    refused_count = sum(each.problem is not None for each in found)
-    console.print(f"{len(found)} adapters, {refused_count} of which would be refused")
+        table.add_row(*map(Text, _row(each)))
+    _print(table, Text(), *map(Text, _totals(found, pickles)))
 
 
-def rewrite(path: Path, *, dialect: str, out: Path, base: str | None, rank: int) -> int:
-    """Writes the adapter at a path in another dialect, for the same base model; returns the exit status.
-
-    base: name of a known base or folder of one, where the file does not tell; its weights are needed for algorithms
-    that depend on them when the dialect has no word for those; rank: of what has to be approximated then.
-    """
-    checkpoint = open_bases([Path(base)])[0] if base is not None and Path(base).is_dir() else None
-    try:
-        adapter, model = _read(adapter_files(path), base, checkpoint)
-        written = _write(adapter, model, checkpoint, dialect=dialect, out=out, stem=path.stem, rank=rank)
-    except Refused as problem:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"lorax: {problem} ({problem.reason})", markup=False
-        )
-        return 1
-    for each in written:
-        sys.stdout.write(f"{each}\n")
-    return 0
+def _row(found: Inspection) -> tuple[str, ...]:
+    ranks = f"{found.ranks[0]}-{found.ranks[-1]}" if len(found.ranks) > 1 else "".join(map(str, found.ranks))
+    base = found.base or " or ".join(found.rivals) or found.family
+    refused = found.problem[0] if found.problem is not None and found.is_refused else ""
+    return found.file, found.dialect, ", ".join(found.algorithms), base, str(found.sites or ""), ranks, refused
 
 
-def _read(files: AdapterFiles, base: str | None, checkpoint: Checkpoint | None) -> tuple[Adapter, BaseModel]:
-    candidates = [checkpoint.base] if checkpoint is not None else _known(base)
-    try:
-        examination = examine(files)
-        found = identify(examination, candidates=candidates)
-        if found.problem is not None and found.problem.reason != "base-undecided":
-            raise found.problem
-        # Between equal bases nothing depends on which is taken: the same modules, the same names.
-        return assemble(examination, found.base, found.verdict), found.base
-    except Refused as problem:
-        raise problem.at(files.name) from problem
+def _totals(found: Sequence[Inspection], pickles: Counter[str]) -> Iterator[str]:
+    """Counts at the end: equal refusals are told once, with the first file and what was said of it."""
+    refused = [each for each in found if each.is_refused]
+    yield f"{len(found)} adapters" + (f", {len(refused)} of which would be refused:" if refused else "")
+    reasons = Counter(each.problem[0] for each in refused if each.problem is not None)
+    for reason, count in reasons.most_common():
+        yield f"  {count:5d}  {reason}: {REASONS.get(reason, 'The system does not let the file be read.')}"
+    if undecided := sum(each.problem is not None and not each.is_refused for each in found):
+        yield f"{undecided} fit several base models equally; a label in the catalogue or --base FOLDER would decide"
+    if pickles:
+        seen = ", ".join(f"{count} {suffix}" for suffix, count in sorted(pickles.items()))
+        yield f"never opened, because pickles can run code: {seen}"
 
 
-def _known(base: str | None) -> Sequence[BaseModel]:
-    bases = known_bases()
-    if base is None:
-        return bases
-    found = [each for each in bases if each.name == base]
-    if not found:
-        names = ", ".join(each.name for each in bases)
-        raise Stop(f"--base {base}: this is neither the folder of a base model nor the name of a known one ({names})")
-    return found
-
-
-def _write(
-    adapter: Adapter, base: BaseModel, checkpoint: Checkpoint | None, *, dialect: str, out: Path, stem: str, rank: int
-) -> list[Path]:
-    """Writes beside the destination first: a rewriting that fails leaves nothing behind."""
-    is_file = out.suffix == SUFFIX
-    place = out.parent if is_file else out
-    place.mkdir(parents=True, exist_ok=True)
-    try:
-        return _draft(adapter, base, dialect=dialect, out=out, stem=stem)
-    except Refused as problem:
-        if problem.reason != "unwritable":
-            raise
-    lowered = lower_adapter(adapter, checkpoint.weight if checkpoint is not None else None, rank=rank)
-    lost = max(lowered.lost.values(), default=0.0)
-    if lost > 0:
-        message = f"lorax: written as LoRA; the largest share of squared norm that a site lost is {lost:.2%}"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
-    return _draft(lowered.adapter, base, dialect=dialect, out=out, stem=stem)
-
-
-def _draft(adapter: Adapter, base: BaseModel, *, dialect: str, out: Path, stem: str) -> list[Path]:
-    is_file = out.suffix == SUFFIX
-    place = out.parent if is_file else out
-    with tempfile.TemporaryDirectory(dir=place, prefix=".lorax-") as scratch:
-        name = out.stem if is_file else stem
-        paths = write_adapter(adapter, Path(scratch), dialect=dialect, base=base, stem=name, metadata={})
-        if is_file and len(paths) > 1:
-            raise Stop(f"--output {out}: {dialect} writes {len(paths)} files; give a folder")
-        targets = [out if is_file else out / path.relative_to(scratch) for path in paths]
-        for path, target in zip(paths, targets, strict=True):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(path, target)
-    return targets
+def _print(*parts: Table | Text) -> None:
+    """Prints to standard output: as wide as the terminal, or without any limit into a pipe."""
+    console = console_for(sys.stdout, plain_width=UNLIMITED)
+    with console.capture() as text:
+        for part in parts:
+            console.print(part, soft_wrap=isinstance(part, Text))
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.get().splitlines()))

@@ -142,11 +142,12 @@ def rewrite(
         typer.Option("--base", metavar="NAME|FOLDER", help="The base model, where the file leaves it open."),
     ] = None,
     rank: Annotated[
-        int, typer.Option("--rank", min=1, help="The rank of updates that the dialect can only approximate.")
-    ] = 64,
+        int | None,
+        typer.Option("--rank", min=1, help="Approximate, at this rank, what the dialect has no exact word for."),
+    ] = None,
 ) -> None:
     """Write the same adapter in another tool's spelling."""
-    from flows.adapter_files import rewrite as rewrite_adapter
+    from flows.rewriting import rewrite as rewrite_adapter
 
     raise typer.Exit(_guarded(lambda: rewrite_adapter(path, dialect=dialect, out=out, base=base, rank=rank)))
 

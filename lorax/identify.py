@@ -31,8 +31,13 @@ ENOUGH = 0.99
 UNDECIDED = "undecided"
 """Family or version of an adapter between whose possible bases nothing decides."""
 _RIVALRY = 0.01
+_ASKED = 8
+"""How many bases are compared by name only to say which is nearest when none fits."""
+_SAMPLE = 16
 _AI_TOOLKIT_DEFAULT = "sd_1.5"
 """What ai-toolkit wrote as the base model of every family that it had no word for yet, Flux among them (issue 130)."""
+_NO_WORDS = frozenset({"", "none", "null", "nofile", "isadirectory"})
+"""What trainers write where they have nothing to say."""
 _ENDING = re.compile(r"/(lora|unet|text_encoder(_2)?)$")
 _EXTENSION = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$")
 
@@ -237,18 +242,27 @@ def _no_base(modules: Sequence[Module], bounds: Mapping[BaseModel, float], diale
 
 
 def _nearest(modules: Sequence[Module], bounds: Mapping[BaseModel, float], dialect: Dialect) -> tuple[BaseModel, float]:
-    """The base that has the largest share of the modules, or, among equals, of their names; and that share."""
-    best: tuple[float, float] | None = None
-    found = next(iter(bounds))
-    for base in sorted(bounds, key=lambda base: -bounds[base]):
-        if best is not None and (bounds[base], ENOUGH) <= best:
+    """The base that has the largest share of the modules, or, among equals, of their names; and that share.
+
+    Only those with the most sizes in common, and with names that end alike, are asked: all would take a second.
+    """
+    shares: dict[BaseModel, tuple[float, float]] = {}
+    sample = [module.spelling.replace(".", "_") for module in modules[:: len(modules) // _SAMPLE + 1]]
+    alike = {base: sum(spelling.endswith(_endings(base)) for spelling in sample) for base in bounds}
+    for base in sorted(bounds, key=lambda base: (-bounds[base], -alike[base]))[:_ASKED]:
+        if shares and (bounds[base], ENOUGH) <= max(shares.values()):
             break
         aliases = alias_table(base, dialect)
         named = sum(module.spelling in aliases for module in modules) / len(modules)
-        own = (_share(modules, base, dialect), named)
-        if best is None or own > best:
-            best, found = own, base
-    return found, best[0] if best is not None else 0.0
+        shares[base] = _share(modules, base, dialect), named
+    nearest = max(shares, key=lambda base: shares[base])
+    return nearest, shares[nearest][0]
+
+
+@lru_cache(maxsize=1024)
+def _endings(base: BaseModel) -> tuple[str, ...]:
+    """How flat names of a base end: `attn1_to_q`."""
+    return tuple({"_".join(site.path.split(".")[-2:]) for site in base.sites})
 
 
 def _claims(container: Container, labels: Sequence[str]) -> list[Claim]:
@@ -266,7 +280,7 @@ def _claims(container: Container, labels: Sequence[str]) -> list[Claim]:
     ]
     found += [Claim("base_model_name_or_path", word) for word in _configured_names(container)]
     found += [Claim("the catalogue", label, is_label=True) for label in labels]
-    return [claim for claim in found if claim.word]
+    return [claim for claim in found if claim.word.strip().casefold() not in _NO_WORDS]
 
 
 def _configured_names(container: Container) -> list[str]:

@@ -16,6 +16,8 @@ from lorax.matrix_fit import MatrixFit
 
 Sizes = Mapping[tuple[int, int] | None, int]
 """How many modules patch a weight of (rows, columns); None for those whose tensors do not tell."""
+_Rows = Mapping[int, tuple[frozenset[int], int | None]]
+"""By columns: the rows of weights as they are, and the fewest that two of them have when they are fused."""
 
 
 def sizes_of(layouts: Iterable[Layout | None]) -> Sizes:
@@ -33,9 +35,9 @@ def largest_share(sizes: Sizes, base: BaseModel) -> float:
     return fitting / max(1, sum(sizes.values()))
 
 
-def _is_possible(rows: int, columns: int, there: Mapping[int, frozenset[int]]) -> bool:
-    found = there.get(columns)
-    return found is not None and (rows in found or rows >= 2 * min(found))
+def _is_possible(rows: int, columns: int, there: _Rows) -> bool:
+    alone, fused = there.get(columns, (frozenset(), None))
+    return rows in alone or (fused is not None and rows >= fused)
 
 
 def _size(layout: Layout | None) -> tuple[int, int] | None:
@@ -47,8 +49,11 @@ def _size(layout: Layout | None) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=1024)
-def _rows_by_columns(base: BaseModel) -> Mapping[int, frozenset[int]]:
+def _rows_by_columns(base: BaseModel) -> _Rows:
     found: dict[int, set[int]] = {}
     for shape in {*base.sites.values(), *base.tables.values()}:
         found.setdefault(shape.columns, set()).add(shape.out_features)
-    return {columns: frozenset(rows) for columns, rows in found.items()}
+    least: dict[int, int] = {}
+    for shape in set(base.sites.values()):
+        least[shape.columns] = min(2 * shape.out_features, least.get(shape.columns, 2 * shape.out_features))
+    return {columns: (frozenset(rows), least.get(columns)) for columns, rows in found.items()}
