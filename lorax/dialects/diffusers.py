@@ -61,7 +61,7 @@ _BARE = re.compile(
 
 def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | None:
     matching = sum(map(_is_part, names))
-    if 2 * matching <= len(names):
+    if 2 * matching <= len(names) or any(part in name for part in _OLD for name in names):
         return None
     what = "are module paths of a pipeline with lora parts"
     if CONFIG_KEY in metadata:
@@ -72,8 +72,7 @@ def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | 
 
 def _is_part(name: str) -> bool:
     placed = STARTS_WITH_COMPONENT.fullmatch(name) or _BARE.fullmatch(name)
-    old = any(part in name for part in _OLD)
-    return placed is not None and not old and ends_with(_ADAPTER_NAME.sub("", name), _ENDINGS)
+    return placed is not None and ends_with(_ADAPTER_NAME.sub("", name), _ENDINGS)
 
 
 def _split(name: str) -> tuple[str, str]:
