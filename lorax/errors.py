@@ -36,6 +36,7 @@ REASONS: dict[str, str] = {
     "incomplete-pair": "A module lacks one of the tensors that its update is made of.",
     "rank-too-large": "An update's rank is larger than the limit or far larger than the weight it patches.",
     "bad-config": "The configuration beside the weights is missing, broken or contradicts itself.",
+    "unreadable": "The operating system does not let the file be read.",
     "missing-weights": "There are no weights: the file does not exist or lists no tensor.",
     # sound files that this version cannot move
     "unknown-dialect": "No dialect recognises the names of the tensors.",
@@ -67,10 +68,10 @@ class _Reasoned(LoraxError):  # noqa: N818 - errors are named for what the calle
 
     def __init__(self, reason: str, message: str, *, where: str = "") -> None:
         REASONS[reason]
-        super().__init__(message)
         self.reason = reason
-        self.message = message
-        self.where = where
+        self.message = _printable(message)
+        self.where = _printable(where)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
@@ -82,6 +83,14 @@ class _Reasoned(LoraxError):  # noqa: N818 - errors are named for what the calle
     def at(self, where: str) -> Self:
         """Gives the same error, told about another place (the name that the user knows the file by)."""
         return type(self)(self.reason, self.message, where=where)
+
+
+def _printable(text: str) -> str:
+    """Escapes what a terminal would obey and a log could not store: messages quote what strangers wrote."""
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(escaped)
 
 
 def _rebuild(kind: type[_Reasoned], reason: str, message: str, where: str) -> _Reasoned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from lorax.algorithm import Algorithm, Layout
@@ -168,8 +169,7 @@ def _refuse_foreign(by_spelling: Mapping[str, Mapping[str, TensorEntry]]) -> Non
 
 
 def _name_foreign(roles: Mapping[str, TensorEntry], foreign: Counter[str], unknown: list[str]) -> None:
-    known = frozenset().union(*(algorithm.required | algorithm.optional for algorithm in ALGORITHMS.values()))
-    strange = {role: entry for role, entry in roles.items() if role not in known}
+    strange = {role: entry for role, entry in roles.items() if role not in _known_roles()}
     if not strange:
         foreign[f"a mix of {', '.join(sorted(roles))}"] += len(roles)
     for role, entry in strange.items():
@@ -179,6 +179,12 @@ def _name_foreign(roles: Mapping[str, TensorEntry], foreign: Counter[str], unkno
             unknown.append(entry.name)
 
 
+@lru_cache(maxsize=1)
+def _known_roles() -> frozenset[str]:
+    return frozenset().union(*(algorithm.required | algorithm.optional for algorithm in ALGORITHMS.values()))
+
+
+@lru_cache(maxsize=4096)
 def algorithm_of(roles: frozenset[str]) -> Algorithm | None:
     """Gives the algorithm of a module with these roles: the complete one that needs the most of them."""
     claiming = [algorithm for algorithm in ALGORITHMS.values() if algorithm.claims_roles(roles)]

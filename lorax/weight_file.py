@@ -156,6 +156,9 @@ def _opened(path: Path, where: str) -> int:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         raise BadFile("missing-weights", "there is no such file", where=where) from None
+    except PermissionError:
+        message = "the operating system does not let this file be read; change its permissions"
+        raise BadFile("unreadable", message, where=where) from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             message = "the symbolic links there lead in a circle; name the file itself"

@@ -28,7 +28,7 @@ from tests.stand_ins.adapter_files import ENDS, small_base
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dialects"
 PRECISIONS = [torch.float16, torch.bfloat16, torch.float32]
-READ_ONLY = {"bfl_control", "cloneofsimo"}
+READ_ONLY = {"bfl_control", "cloneofsimo", "svdiff"}
 # The bases that a tool trains adapters for, one of each kind.
 HOMES: Mapping[str, Sequence[Callable[[], BaseModel]]] = {
     "ai_toolkit": (small_unet, small_flux, small_wan),

@@ -49,3 +49,12 @@ def test_every_reason_is_a_sentence_for_people() -> None:
         assert " " not in code
         assert sentence[0].isupper()
         assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "\ud800", "a\rb", "\u202e"])
+def test_what_a_stranger_wrote_cannot_move_a_terminal_nor_break_a_log(text: str) -> None:
+    problem = BadFile("bad-name", f"tensor {text} is odd", where=f"folder/{text}")
+
+    assert str(problem).isprintable()
+    str(problem).encode()
+    assert "is odd" in str(problem)
