@@ -158,7 +158,9 @@ def _fitting(
     best = max(shares.values(), default=0.0)
     if best < ENOUGH:
         raise Unsupported("base-unknown", _no_base(modules, bounds, dialect), where=container.name)
-    group = [base for base, share in shares.items() if share >= max(ENOUGH, best - _RIVALRY)]
+    # A base that has every module is not rivalled by one that lacks the only telling one (a control model's input).
+    least = best if best == 1 else max(ENOUGH, best - _RIVALRY)
+    group = [base for base, share in shares.items() if share >= least]
     at_hand = [base for base in group if base.fingerprint]
     return [base for base in group if base.fingerprint or all(base.sites != other.sites for other in at_hand)]
 

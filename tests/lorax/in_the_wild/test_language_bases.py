@@ -168,3 +168,13 @@ def test_a_model_that_nobody_gave_is_refused_with_the_nearest(wild: Wild) -> Non
 
     assert refusal.reason == "base-unknown"
     assert "5120x5120" in refusal.message
+
+
+def test_the_output_head_of_a_large_file_decides_where_the_layers_are_equal(wild: Wild) -> None:
+    tensors = decoder("llama-3-8b", parts=("q_proj", "k_proj", "v_proj", "o_proj"))
+    tensors |= lora("base_model.model.lm_head", 32768, 4096, 1, ends=PEFT)
+
+    adapter = wild.read(tensors, LLMS, config=config())
+
+    assert adapter.base.name == "mistral-7b-v0.3"
+    assert len(tensors) > 200

@@ -233,3 +233,24 @@ def test_the_condition_of_a_control_model_is_in_its_first_layer_alone(wild: Wild
 
     assert (adapter.base.name, adapter.dialect) == ("flux1-control", "bfl_control")
     assert base("flux1-control").sites[site("x_embedder", "transformer")].in_features == 128
+
+
+def test_the_first_layer_of_a_whole_control_model_decides_although_all_else_is_equal(wild: Wild) -> None:
+    tensors: Tensors = {}
+    for number in range(19):
+        for stream in ("img", "txt"):
+            for part, out, inputs in (("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.0", 4, 1), ("mlp.2", 1, 4)):
+                name = f"double_blocks.{number}.{stream}_{part}"
+                tensors |= lora(name, out * WIDTH, inputs * WIDTH, 1, ends=PEFT, dtype=torch.bfloat16)
+    tensors |= lora("img_in", WIDTH, 128, 1, ends=PEFT)
+    tensors["img_in.lora_B.bias"] = noise("bias", WIDTH)
+
+    assert len(tensors) > 300
+    assert wild.look(tensors, DITS).base == "flux1-control"
+
+
+def test_the_guidance_of_dev_is_what_schnell_has_not(wild: Wild) -> None:
+    tensors = kohya("lora_unet_guidance_in_in_layer", WIDTH, 256)
+
+    assert wild.look(tensors, FLUX).rivals == []
+    assert wild.read(tensors, FLUX).base.name == "flux1-dev"

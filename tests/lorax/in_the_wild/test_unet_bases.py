@@ -339,3 +339,9 @@ def test_names_alone_never_decide_where_shapes_differ(wild: Wild) -> None:
         ],
         LowRank,
     )
+
+
+def test_the_input_layer_of_the_inpainting_model_decides_although_all_else_is_equal(wild: Wild) -> None:
+    tensors = sd1() | lora("lora_unet_conv_in", 320, 9, 1, kernel=(3, 3))
+
+    assert wild.read(tensors, UNETS).base.name == "sd1.5-inpainting"
