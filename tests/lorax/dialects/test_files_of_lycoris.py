@@ -146,7 +146,11 @@ def test_what_lycoris_saves_means_the_same_here(fields: dict[str, Any], tmp_path
     assert_same(adapter, before, trained_weights(made, before))
 
 
-@pytest.mark.parametrize("fields", ALGORITHMS.values(), ids=ALGORITHMS)
+# A Tucker core is folded into its neighbour, so that it is not written again.
+AS_THEY_WERE = {name: fields for name, fields in ALGORITHMS.items() if not fields.get("use_tucker")}
+
+
+@pytest.mark.parametrize("fields", AS_THEY_WERE.values(), ids=AS_THEY_WERE)
 def test_what_was_read_is_written_as_lycoris_wrote_it(fields: dict[str, Any], tmp_path: Path) -> None:
     model = unet()
     base = small(model)
@@ -156,8 +160,6 @@ def test_what_was_read_is_written_as_lycoris_wrote_it(fields: dict[str, Any], tm
     [written] = write_adapter(adapter, tmp_path / "ours", dialect="lycoris", base=base, stem="bold", metadata={})
 
     theirs, ours = load_file(tmp_path / FILE), load_file(written)
-    if fields.get("use_tucker"):
-        pytest.skip("a Tucker core is folded into its neighbour")
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         whole = name.endswith(".alpha") and f"{name.removesuffix('alpha')}lokr_w2" in ours
