@@ -13,7 +13,7 @@ from lorax.algorithms import ALGORITHMS
 from lorax.dialect import Container, Dialect, Evidence, Expansion
 from lorax.dialects import DIALECTS
 from lorax.errors import BadFile, Unsupported
-from lorax.foreign import foreign_algorithm, no_adapter
+from lorax.foreign import foreign_algorithm, no_adapter, why_refused
 from lorax.peft_config import load_json
 from lorax.weight_file import ReadLimits, TensorEntry, open_weight_file, refuse_pickle_name
 
@@ -174,7 +174,8 @@ def _name_foreign(roles: Mapping[str, TensorEntry], foreign: Counter[str], unkno
         foreign[f"a mix of {', '.join(sorted(roles))}"] += len(roles)
     for role, entry in strange.items():
         if name := foreign_algorithm(role, entry.name):
-            foreign[name] += 1
+            why = why_refused(name)
+            foreign[f"{name}, {why}" if why else name] += 1
         else:
             unknown.append(entry.name)
 

@@ -85,7 +85,7 @@ def dialects_page() -> str:
     from lorax.algorithms import ALGORITHMS
     from lorax.base_models import FAMILIES
     from lorax.dialects import DIALECTS
-    from lorax.foreign import FOREIGN, NOT_ADAPTERS
+    from lorax.foreign import FOREIGN, NOT_ADAPTERS, why_refused
 
     def summaries(plug_ins: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [(f"`{one.name}`", one.summary) for one in plug_ins.values()]
@@ -95,7 +95,8 @@ def dialects_page() -> str:
     ]
     moved = {one.name: one for one in ALGORITHMS.values() if not one.refusal}
     refused = [(f"`{one.name}`", one.refusal) for one in ALGORITHMS.values() if one.refusal]
-    refused += [(name, "recognised by its tensors' names") for _, name in (*FOREIGN, *NOT_ADAPTERS)]
+    refused += [(name, why_refused(name)) for _, name in FOREIGN]
+    refused += [(name, "no low-rank adapter") for _, name in NOT_ADAPTERS]
     known = [
         (f"`{family.name}`", family.summary, f"`{version.name}`", len(version.sites), f"{version.parameters:,}")
         for family in FAMILIES.values()
