@@ -40,6 +40,7 @@ _NO_WORDS = frozenset({"", "none", "null", "nofile", "isadirectory"})
 """What trainers write where they have nothing to say."""
 _ENDING = re.compile(r"/(lora|unet|text_encoder(_2)?)$")
 _EXTENSION = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf)$")
+_QUANTISED = re.compile(r"([-_.](unsloth|bnb|gptq|awq|hqq|[48]bit|int[48]|nf4|fp8))+$")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,12 +80,12 @@ class Claim:
 def normalised(word: str) -> str:
     """Gives the part of a base model's name that writers agree on: "D:/x/SD-1.5.safetensors" and "sd_15" are one.
 
-    Case, an ending "/lora" or "/unet", what comes before the last slash, the file extension and all but letters and
-    digits go.
+    Case, an ending "/lora" or "/unet", what comes before the last slash, the file extension, the name of a quantisation
+    and all but letters and digits go.
     """
     path = word.casefold().strip().replace("\\", "/").rstrip("/")
     bare = _ENDING.sub("", path).rpartition("/")[2]
-    return re.sub(r"[^a-z0-9]", "", _EXTENSION.sub("", bare))
+    return re.sub(r"[^a-z0-9]", "", _QUANTISED.sub("", _EXTENSION.sub("", bare)))
 
 
 @lru_cache(maxsize=1024)
@@ -336,7 +337,12 @@ def _overruled(claim: Claim, *, proven: bool) -> str:
 
 
 def _covers(named: BaseModel, base: BaseModel) -> bool:
-    return named is base or (not named.fingerprint and (named.family, named.version) == (base.family, base.version))
+    """Tells whether a word for one base holds for another: a checkpoint of its architecture, or a variant of it."""
+    if named is base:
+        return True
+    return (
+        not named.fingerprint and named.family == base.family and named.version in {base.version, _plain_version(base)}
+    )
 
 
 def _contradiction(

@@ -88,6 +88,8 @@ def test_queries_and_values_do_not_tell_mistral_from_llama_3(wild: Wild) -> None
         ("unsloth/mistral-7b-bnb-4bit", "mistral-7b"),
         ("unsloth/mistral-7b-v0.3-bnb-4bit", "mistral-7b-v0.3"),
         ("unsloth/mistral-7b-instruct-v0.3-bnb-4bit", "mistral-7b-v0.3"),
+        ("TheBloke/Mistral-7B-Instruct-v0.2-AWQ", "mistral-7b"),
+        ("somebody/Meta-Llama-3.1-8B-Instruct-GPTQ-INT4", "llama-3-8b"),
     ],
 )
 def test_the_name_in_the_configuration_decides_and_quantised_copies_are_the_plain_model(

@@ -247,6 +247,11 @@ def test_the_first_layer_of_a_whole_control_model_decides_although_all_else_is_e
 
     assert len(tensors) > 300
     assert wild.look(tensors, DITS).base == "flux1-control"
+    # Catalogues call a control model's adapters by the name of the plain model.
+    assert wild.look(tensors, DITS, labels=["Flux.1 D"]).base == "flux1-control"
+    refused = wild.look(tensors, DITS, labels=["Flux.1 S"]).problem
+    assert refused is not None
+    assert refused[0] == "base-contradicted"
 
 
 def test_the_guidance_of_dev_is_what_schnell_has_not(wild: Wild) -> None:

@@ -345,3 +345,31 @@ def test_the_input_layer_of_the_inpainting_model_decides_although_all_else_is_eq
     tensors = sd1() | lora("lora_unet_conv_in", 320, 9, 1, kernel=(3, 3))
 
     assert wild.read(tensors, UNETS).base.name == "sd1.5-inpainting"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("sd1.5", "sd_v1|sd_1.5|stable-diffusion-v1/lora|SD 1.4|SD 1.5 Hyper|runwayml/stable-diffusion-v1-5"),
+        (
+            "sd2.1",
+            "sd_v2|sd_v2_v|sd_2.1|stable-diffusion-v2-768-v|SD 2.1 768|SD 2.0|stabilityai/stable-diffusion-2-1-base",
+        ),
+        (
+            "sdxl",
+            "sdxl_base_v1-0|sdxl_|sdxl_1.0|stable-diffusion-xl-v1-base/lora|Pony|NoobAI|stabilityai/sdxl-turbo",
+        ),
+    ],
+)
+def test_words_of_trainers_and_catalogues_are_no_contradiction(names: str, words: str, wild: Wild) -> None:
+    make, _ = WHOLE[names]
+    tensors = make()
+
+    for word in words.split("|"):
+        metadata = {"ss_base_model_version": word}
+        assert wild.look(tensors, UNETS, metadata).base == names
+        assert wild.look(tensors, UNETS, labels=[word]).base == names
+        other = "sdxl" if names != "sdxl" else "sd1.5"
+        found = wild.look(WHOLE[other][0](), UNETS, metadata)
+        assert found.problem is not None
+        assert found.problem[0] == "base-contradicted"
