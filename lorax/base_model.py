@@ -51,6 +51,8 @@ class Family:
     spoken: version -> (ss_base_model_version, modelspec.architecture without "/lora"), as other programs spell them;
     parameters: version -> how many numbers its real checkpoint holds in the listed components, as a check;
     namings: code base -> what it calls the modules; "own" holds the canonical names and has to be there;
+    program_namings: what programs call the modules whose names are never flattened, in addition to namings; a dialect
+    has to ask for them, for flattened they might be another family's;
     trainer_naming: the naming that sd-scripts, musubi-tuner and their like write for this family;
     flat_prefixes: component -> what stands before a flat name (`lora_unet_`), the one that is written first;
     equal_architectures: groups of versions that share every site an adapter usually patches, which only words can
@@ -69,6 +71,7 @@ class Family:
     spoken: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
     namings: Mapping[str, Naming] = field(default_factory=_own_namings)
+    program_namings: Mapping[str, Naming] = field(default_factory=dict)
     trainer_naming: str = "own"
     flat_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     equal_architectures: tuple[frozenset[str], ...] = ()

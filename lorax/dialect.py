@@ -147,10 +147,11 @@ def share_evidence(names: Sequence[str], matching: int, what: str, *, weight: in
     return Evidence(weight, f"{matching} of {len(names)} tensor names {what}") if matching else None
 
 
-def all_modules(base: BaseModel, *, first: str = "own") -> Iterable[NamedModule]:
+def all_modules(base: BaseModel, *, first: str = "own", programs: bool = False) -> Iterable[NamedModule]:
     """Lists the modules of a base in every naming of its family, those of the naming called `first` before others.
 
-    A family without that naming starts with its own. A base of no known family has its own names only.
+    programs: in the family's program_namings too. A family without the first naming starts with its own; a base of no
+    known family has its own names only.
     """
     from lorax.base_models import FAMILIES
     from lorax.naming import own_names
@@ -159,6 +160,6 @@ def all_modules(base: BaseModel, *, first: str = "own") -> Iterable[NamedModule]
     if family is None:
         yield from own_names(base)
         return
-    order = sorted(family.namings, key=lambda name: (name != first, name != "own"))
-    for name in order:
-        yield from family.namings[name](base)
+    namings = {**family.namings, **(family.program_namings if programs else {})}
+    for name in sorted(namings, key=lambda name: (name != first, name != "own")):
+        yield from namings[name](base)

@@ -28,8 +28,8 @@ def native_naming(base: BaseModel) -> str:
     from lorax.base_models import FAMILIES
 
     family = FAMILIES.get(base.family)
-    namings = family.namings if family is not None else {}
-    return next((name for name in ("original", "sgm") if name in namings), "own")
+    namings = (*family.namings, *family.program_namings) if family is not None else ()
+    return next((name for name in ("comfyui", "original", "sgm") if name in namings), "own")
 
 
 def native_modules(base: BaseModel, *, bare: bool = True) -> Iterator[tuple[str, NamedModule]]:
@@ -38,7 +38,7 @@ def native_modules(base: BaseModel, *, bare: bool = True) -> Iterator[tuple[str,
     bare: also the denoiser's without anything before them.
     """
     encoders = encoder_names(base)
-    for module in all_modules(base, first=native_naming(base)):
+    for module in all_modules(base, first=native_naming(base), programs=True):
         if module.component in DENOISERS:
             yield DENOISER_PREFIX + module.path, module
             if bare:

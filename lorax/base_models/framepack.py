@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.inventories.hunyuan import ORIGINAL, transformer
+from lorax.inventories.hunyuan import COMFYUI, ORIGINAL, transformer
 from lorax.inventories.known import as_it_is, holds_class, known_base, present
 from lorax.naming import own_names
 
@@ -33,5 +33,6 @@ FAMILY = Family(
     spoken={NAME: ("framepack", "framepack")},
     parameters={NAME: 12_874_314_816},
     namings={"own": own_names, "original": ORIGINAL},
+    program_namings={"comfyui": COMFYUI},
     flat_prefixes={"transformer": ("lora_unet_", "lora_transformer_")},
 )

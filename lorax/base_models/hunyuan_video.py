@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from lorax.base_model import BaseModel, Family
-from lorax.inventories.hunyuan import ORIGINAL, transformer
+from lorax.inventories.hunyuan import COMFYUI, ORIGINAL, transformer
 from lorax.inventories.known import as_it_is, holds_class, known_base, present
 from lorax.naming import own_names
 
@@ -52,6 +52,7 @@ FAMILY = Family(
         "hunyuan-video-i2v-33ch": 12_810_991_680,
     },
     namings={"own": own_names, "original": ORIGINAL},
+    program_namings={"comfyui": COMFYUI},
     trainer_naming="original",
     flat_prefixes={"transformer": ("lora_unet_", "lora_transformer_")},
     variants={"hunyuan-video-i2v-33ch": "hunyuan-video-t2v"},

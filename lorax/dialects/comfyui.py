@@ -48,6 +48,12 @@ def _recognise(names: Sequence[str], _metadata: Mapping[str, str]) -> Evidence |
     return Evidence(FITS, f"{bare} of {len(names)} tensor names are paths in the code of a model's makers")
 
 
+def _unmappable(_spelling: str, roles: frozenset[str]) -> str:
+    if roles == {"diff_m"}:
+        return "a change of a table of modulations, a parameter of no module; other programs leave it out as well"
+    return ""
+
+
 def _pack(
     modules: Sequence[EncodedModule], vectors: Mapping[tuple[str, str], Tensor], writing: Writing
 ) -> Sequence[EncodedFile]:
@@ -71,6 +77,7 @@ DIALECT = Dialect(
     split=lambda name: split_by_suffix(_ADAPTER_NAME.sub("", name), _SUFFIXES),
     modules=native_modules,
     strength=lambda _container: alpha_over_rank(),
+    unmappable=_unmappable,
     says=frozenset({"lora", "loha", "lokr", "full", "oft", "dora"}),
     pack=_pack,
 )

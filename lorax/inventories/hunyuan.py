@@ -120,3 +120,31 @@ ORIGINAL = Translation(
     swapped=lambda _base: frozenset({"final_layer.adaLN_modulation.1"}),
 )
 """The names of Tencent's code."""
+
+
+_IN_COMFYUI = {
+    "_attn_qkv": "_attn.qkv", "_attn_proj": "_attn.proj", "_attn_q_norm": "_attn.norm.query_norm",
+    "_attn_k_norm": "_attn.norm.key_norm", "mlp.fc1": "mlp.0", "mlp.fc2": "mlp.2", "_mod.linear": "_mod.lin",
+    "modulation.linear": "modulation.lin", "in.mlp.0": "in.in_layer", "in.mlp.2": "in.out_layer",
+    "embedder.mlp.0": "embedder.in_layer", "embedder.mlp.2": "embedder.out_layer",
+    "c_embedder.linear_1": "c_embedder.in_layer", "c_embedder.linear_2": "c_embedder.out_layer",
+}  # fmt: skip
+"""The end of a name in Tencent's code -> its end in ComfyUI's, which builds the model from the parts of Flux."""
+
+
+def _in_comfyui(path: str) -> str:
+    if path in {"q_norm", "k_norm"}:
+        return {"q_norm": "norm.query_norm", "k_norm": "norm.key_norm"}[path]
+    return next((path.removesuffix(old) + new for old, new in _IN_COMFYUI.items() if path.endswith(old)), path)
+
+
+COMFYUI = Translation(
+    ORIGINAL.component,
+    top={_in_comfyui(path): canonical for path, canonical in ORIGINAL.top.items()},
+    blocks={
+        block: (canonical, {_in_comfyui(path): names for path, names in table.items()})
+        for block, (canonical, table) in ORIGINAL.blocks.items()
+    },
+    swapped=ORIGINAL.swapped,
+)
+"""The names of ComfyUI's code, and so of most LoRA files made for it."""

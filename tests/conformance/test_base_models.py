@@ -45,7 +45,7 @@ def test_no_two_modules_share_a_spelling_and_what_is_written_names_every_site(
 @every_base
 def test_the_parts_of_a_fused_module_fill_it_without_overlap(base: BaseModel) -> None:
     family = FAMILIES[base.family]
-    for naming in family.namings.values():
+    for naming in (*family.namings.values(), *family.program_namings.values()):
         for module in naming(base):
             if len(module.parts) == 1 or module.experts or module.shape is None:
                 continue
