@@ -99,14 +99,22 @@ NOT_ADAPTERS: tuple[tuple[str, str], ...] = (
     (r"(.*\.)?adaption_(prompt|gate)", "a LLaMA-Adapter"),
     (r".*(\.|_)adapters?\..*(down|up)(_proj|_project|_sampler|\.0|\.)?.*", "bottleneck adapters"),
     (r"(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\..*", "a full checkpoint"),
+    (r"\d+\.\d+\.linear\.\d+\.(weight|bias)", "a hypernetwork"),
+    (r"(.*\.)?internal_xlora_classifier\..*", "X-LoRA"),
 )
 """(pattern of a whole tensor name, what the file is) for files whose every tensor says that they are no LoRA."""
+
+_CONTROL_MARK = "lora_controlnet"
+# Parameters as models hold them; what may be a part of an adapter is none.
+_PARAMETER = re.compile(
+    r"(?!.*(lora|loha|hada|lokr|oft|ia3|adapter|prompt|_down|_up\b)).+\.(weight|bias)", re.IGNORECASE
+)
 
 
 def foreign_algorithm(role: str, name: str) -> str:
     """Gives the method that a tensor belongs to by its role or its whole name, "" when nobody knows it."""
     found = next((method for pattern, method in FOREIGN if re.fullmatch(pattern, role)), "")
-    return found or no_adapter([name])
+    return found or _matching([name])
 
 
 def why_refused(method: str) -> str:
@@ -115,5 +123,12 @@ def why_refused(method: str) -> str:
 
 
 def no_adapter(names: Sequence[str]) -> str:
-    """Gives what a file is whose every tensor name says that it is no LoRA, "" for other files."""
+    """Gives what a file is whose tensor names say that it is no LoRA, "" for other files."""
+    if _CONTROL_MARK in names:
+        return "a ControlNet"
+    parameters = all(map(_PARAMETER.fullmatch, names))
+    return _matching(names) or ("a full checkpoint, or a part of one" if parameters else "")
+
+
+def _matching(names: Sequence[str]) -> str:
     return next((what for pattern, what in NOT_ADAPTERS if all(re.fullmatch(pattern, name) for name in names)), "")

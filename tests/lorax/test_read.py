@@ -184,7 +184,7 @@ def test_an_algorithm_that_nothing_moves_is_refused_by_its_name(role: str, tenso
 
 
 NAMES: dict[str, tuple[list[str], str]] = {
-    "a plain model": (["layers.0.weight", "layers.0.bias"], "unknown-dialect"),
+    "a plain model": (["layers.0.weight", "layers.0.bias"], "unsupported-algorithm"),
     "an embedding": (["emb_params"], "unsupported-algorithm"),
     "an SDXL embedding": (["clip_l", "clip_g"], "unsupported-algorithm"),
     "a full checkpoint": (["model.diffusion_model.input_blocks.0.0.weight"], "unsupported-algorithm"),

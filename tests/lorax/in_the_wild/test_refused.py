@@ -23,13 +23,6 @@ FILES: dict[str, tuple[Tensors, str]] = {
     "a textual inversion": ({"emb_params": noise("e", 4, 768)}, "textual inversion"),
     "a textual inversion of SDXL": ({"clip_l": noise("l", 4, 768), "clip_g": noise("g", 4, 1280)}, "textual inversion"),
     "a textual inversion of diffusers": ({"<sks>": noise("e", 768)}, "textual inversion"),
-    "SVDiff": (
-        {
-            "down_blocks.0.resnets.0.conv1.delta": noise("d", 320),
-            "mid_block.attentions.0.proj_in.delta": noise("e", 1280),
-        },
-        "SVDiff",
-    ),
     "a ControlNet-LoRA of Stability AI": (
         {
             "lora_controlnet": torch.tensor(1.0),
