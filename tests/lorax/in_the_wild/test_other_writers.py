@@ -264,3 +264,29 @@ def test_rank_stabilised_strength_uses_the_rank_of_the_tensors(wild: Wild) -> No
     found = wild.read(tensors, ["sd1.5"], described(r=4, lora_alpha=8, use_rslora=True)).scales()
 
     assert found == {f"unet:{Q}": 8 / math.sqrt(16)}
+
+
+def test_the_modulation_tables_of_distilled_wan_are_left_out_with_a_reason_as_other_programs_do(wild: Wild) -> None:
+    tensors = lora("diffusion_model.blocks.3.self_attn.q", 1536, 1536) | {
+        "diffusion_model.blocks.3.diff_m": noise("m", 1, 6, 1536)
+    }
+
+    adapter = wild.read(tensors, WAN)
+
+    assert [name for name, _ in adapter.unmappable] == ["diffusion_model.blocks.3.diff_m"]
+    assert "modulations" in adapter.unmappable[0][1]
+
+
+@pytest.mark.parametrize("lost", ["lokr_w1_b", "lokr_w2_a", "hada_w2_b"])
+def test_half_a_factor_of_lycoris_is_named(lost: str, wild: Wild) -> None:
+    module = f"lora_unet_{Q.replace('.', '_')}"
+    if lost.startswith("lokr"):
+        shapes = {"lokr_w1_a": (16, 2), "lokr_w1_b": (2, 16), "lokr_w2_a": (40, 2), "lokr_w2_b": (2, 40)}
+    else:
+        shapes = {"hada_w1_a": (640, 2), "hada_w1_b": (2, 640), "hada_w2_a": (640, 2), "hada_w2_b": (2, 640)}
+    tensors = {f"{module}.{role}": noise(role, *shape) for role, shape in shapes.items() if role != lost}
+
+    refusal = wild.refusal(tensors, ["sd1.5"])
+
+    assert refusal.reason == "incomplete-pair"
+    assert lost in refusal.message

@@ -309,3 +309,17 @@ def test_a_unet_in_a_folder_of_peft(wild: Wild) -> None:
 
     assert adapter.base.name == "sdxl"
     assert torch.equal(adapter.low_rank()[site(path)].up, up)
+
+
+def test_a_copy_of_the_base_that_peft_saves_beside_lora_of_a_table_is_left_out(wild: Wild) -> None:
+    module = f"{ROOT}.embed_tokens"
+    tensors = {
+        f"{module}.lora_embedding_A": noise("a", 4, 32000),
+        f"{module}.lora_embedding_B": noise("b", 2048, 4),
+        f"{module}.base_layer.weight": noise("w", 100, 2048),
+    }
+
+    adapter = wild.read(tensors, TINY, config=config())
+
+    assert [name for name, _ in adapter.unmappable] == [f"{module}.base_layer.weight"]
+    assert len(adapter.updates) == 1

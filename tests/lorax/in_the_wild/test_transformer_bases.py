@@ -259,3 +259,49 @@ def test_the_guidance_of_dev_is_what_schnell_has_not(wild: Wild) -> None:
 
     assert wild.look(tensors, FLUX).rivals == []
     assert wild.read(tensors, FLUX).base.name == "flux1-dev"
+
+
+def comfyui_joint(double: range, single: range = range(0)) -> Tensors:
+    """ComfyUI's own names for HunyuanVideo are those of Flux: its code was written from that of Flux."""
+    found: Tensors = {}
+    for number in double:
+        for stream in ("img", "txt"):
+            for part, out, inputs in (("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.0", 4, 1), ("mlp.2", 1, 4)):
+                name = f"diffusion_model.double_blocks.{number}.{stream}_{part}"
+                found |= lora(name, out * WIDTH, inputs * WIDTH, 1, dtype=torch.bfloat16)
+    for number in single:
+        start = f"diffusion_model.single_blocks.{number}"
+        found |= lora(f"{start}.linear1", 7 * WIDTH, WIDTH, 1, dtype=torch.bfloat16)
+        found |= lora(f"{start}.linear2", WIDTH, 5 * WIDTH, 1, dtype=torch.bfloat16)
+    return found
+
+
+def test_comfyuis_names_of_hunyuan_and_flux_are_told_by_the_number_of_blocks(wild: Wild) -> None:
+    hunyuan, flux = comfyui_joint(range(20)), comfyui_joint(range(19), range(38))
+
+    assert set(wild.look(hunyuan, (*FLUX, *HUNYUAN)).rivals) == {"hunyuan-video-t2v", "framepack"}
+    assert wild.look(hunyuan, (*FLUX, *HUNYUAN), labels=["Hunyuan Video"]).base == "hunyuan-video-t2v"
+    assert wild.look(flux, (*FLUX, *HUNYUAN)).rivals == ["flux1-dev", "flux1-schnell"]
+
+
+def test_a_part_of_either_in_comfyuis_names_is_undecided_and_one_word_decides(wild: Wild) -> None:
+    tensors = comfyui_joint(range(9, 10))
+
+    assert {"flux1-dev", "hunyuan-video-t2v"} <= set(wild.look(tensors, (*FLUX, *HUNYUAN)).rivals)
+    for label, name in (("Flux.1 D", "flux1-dev"), ("Hunyuan Video", "hunyuan-video-t2v")):
+        adapter = wild.read(tensors, (*FLUX, *HUNYUAN), labels=[label])
+        assert (adapter.base.name, adapter.dialect) == (name, "comfyui")
+        assert len(adapter.updates) == 12
+
+
+def test_the_text_refiner_in_comfyuis_names_is_hunyuans(wild: Wild) -> None:
+    start = "diffusion_model.txt_in.individual_token_refiner.blocks.1"
+    tensors = lora(f"{start}.self_attn.qkv", 3 * WIDTH, WIDTH) | lora(f"{start}.mlp.0", 4 * WIDTH, WIDTH)
+    tensors |= lora("diffusion_model.txt_in.c_embedder.in_layer", WIDTH, 4096)
+    tensors |= {"diffusion_model.single_blocks.24.modulation.lin.diff_b": noise("b", 3 * WIDTH)}
+
+    adapter = wild.read(tensors, DITS, labels=["Hunyuan Video"])
+
+    assert adapter.base.name == "hunyuan-video-t2v"
+    assert len(adapter.updates) == 5
+    assert set(adapter.vectors) == {site("single_transformer_blocks.24.norm.linear.bias", "transformer")}
