@@ -60,12 +60,16 @@ def conversion_id(weights_sha256: str, *, plan: Plan, target: BaseModel, dialect
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()
 
 
-def convert_adapters(plan: Plan, adapters: Sequence[Adapter], *, target: BaseModel) -> list[Conversion | Unsupported]:
+def convert_adapters(
+    plan: Plan, adapters: Sequence[Adapter], *, target: BaseModel | None = None
+) -> list[Conversion | Unsupported]:
     """Converts all `adapters` (for the plan's source base) in one pass over the plan's sites.
 
+    target: the base they are for under another name or with other labels than the plan has for it.
     An adapter of which not one site has a home comes back as Unsupported("no-common-site"), in its place in the list,
     so that it does not cost the others their turn.
     """
+    target = plan.target_base if target is None else target
     factors = [adapter.low_rank() for adapter in adapters]
     updates: list[dict[Site, LowRank]] = [{} for _ in adapters]
     reports: list[dict[Site, SiteReport]] = [{} for _ in adapters]

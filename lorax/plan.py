@@ -1,7 +1,8 @@
 """A plan: a method compiled for one base pair. Made once, good for every adapter, applied without either base.
 
-In memory it is a list of sites with their operators; on disk one safetensors file named by its own sha256, whose header
-says which bases, method and settings it was made from.
+In memory it is a list of sites with their operators. On disk it is one safetensors file, whose header says which
+method and settings it was made with and holds the inventories of both bases: enough to read an adapter for the source
+and to write one for the target, with no weights of either at hand. In a folder it is named by its own sha256.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,18 @@ from typing import Any
 from torch import Tensor
 
 from lorax import __version__
-from lorax.adapter import Site
+from lorax.adapter import Site, SiteShape
 from lorax.base_model import BaseModel
 from lorax.errors import Stop
 from lorax.method import Method, Setting, Term
 from lorax.methods import METHODS
 from lorax.operators import Operator, kind_of, rebuild
-from lorax.weight_file import open_weight_file, sha256_file, write_weight_file
+from lorax.weight_file import WeightFile, open_weight_file, sha256_file, write_weight_file
 
-FORMAT = "1"
+FORMAT = "2"
+HEADER = "lorax_plan"
+"""The entry of the file's header that describes the plan."""
+_CONTENT_NAME = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,41 +45,111 @@ class PlannedSite:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
-    """All planned sites of one (source, target, method, settings). `plan_id` is empty until the plan has been saved."""
+class PlanHead:
+    """All that is known of a plan before a site has been compiled."""
 
     key: str
     method: str
     settings: Mapping[str, Setting]
-    source: str
-    target: str
-    source_fingerprint: str
-    target_fingerprint: str
-    sites: tuple[PlannedSite, ...]
-    plan_id: str = ""
+    source_base: BaseModel
+    target_base: BaseModel
 
-    def save(self, folder: Path) -> Path:
-        """Writes `<folder>/<sha256 of the file>.safetensors` atomically and returns its path."""
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor for index, site in enumerate(self.sites) for name, tensor in _stored(index, site)}
-        draft = folder / f".draft-{os.getpid()}-{self.key[:16]}.safetensors"
-        metadata = {"lorax_plan": json.dumps(self._header(), sort_keys=True)}
-        sha256 = write_weight_file(draft, tensors, metadata=metadata)
-        final = folder / f"{sha256}.safetensors"
-        draft.replace(final)
-        return final
-
-    def _header(self) -> dict[str, Any]:
-        return {
+    def metadata(self, sites: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+        """Returns what a plan file says in its header. sites: as `described` gives them, in the plan's order."""
+        body = {
             "format": FORMAT,
             "code_version": __version__,
             "key": self.key,
             "method": self.method,
             "settings": dict(self.settings),
-            "source": {"name": self.source, "fingerprint": self.source_fingerprint},
-            "target": {"name": self.target, "fingerprint": self.target_fingerprint},
-            "sites": [_described(site) for site in self.sites],
+            "source": _base_in_words(self.source_base),
+            "target": _base_in_words(self.target_base),
+            "sites": list(sites),
         }
+        return {HEADER: json.dumps(body, sort_keys=True)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """All planned sites of one (source, target, method, settings). `plan_id` is empty until the plan has been saved."""
+
+    head: PlanHead
+    sites: tuple[PlannedSite, ...]
+    plan_id: str = ""
+
+    @property
+    def key(self) -> str:
+        """The sha256 over all that decided what the plan holds."""
+        return self.head.key
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.head.method
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """All settings of the method, defaults included."""
+        return self.head.settings
+
+    @property
+    def source_base(self) -> BaseModel:
+        """The base that adapters come from, without weights."""
+        return self.head.source_base
+
+    @property
+    def target_base(self) -> BaseModel:
+        """The base that adapters go to, without weights."""
+        return self.head.target_base
+
+    @property
+    def source(self) -> str:
+        """Name of the base that adapters come from."""
+        return self.head.source_base.name
+
+    @property
+    def target(self) -> str:
+        """Name of the base that adapters go to."""
+        return self.head.target_base.name
+
+    @property
+    def source_fingerprint(self) -> str:
+        """Fingerprint of the base that adapters come from."""
+        return self.head.source_base.fingerprint
+
+    @property
+    def target_fingerprint(self) -> str:
+        """Fingerprint of the base that adapters go to."""
+        return self.head.target_base.fingerprint
+
+    def save(self, folder: Path) -> Path:
+        """Writes `<folder>/<sha256 of the file>.safetensors` atomically and returns its path."""
+        tensors = {
+            name: tensor for index, site in enumerate(self.sites) for name, tensor in stored(index, site).items()
+        }
+        return write_plan(folder, self.head, tensors, [described(site) for site in self.sites])
+
+
+def write_plan(out: Path, head: PlanHead, tensors: Mapping[str, Tensor], sites: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes a plan file atomically and returns its path.
+
+    out: a file (*.safetensors), or a folder, in which the file is named by its own sha256.
+    """
+    metadata = head.metadata(sites)
+    if is_plan_file(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_weight_file(out, tensors, metadata=metadata)
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    draft = out / f".draft-{os.getpid()}-{head.key[:16]}.safetensors"
+    final = out / f"{write_weight_file(draft, tensors, metadata=metadata)}.safetensors"
+    draft.replace(final)
+    return final
+
+
+def is_plan_file(out: Path) -> bool:
+    """Tells whether a place to write a plan to is meant as a file; otherwise it is a folder."""
+    return out.suffix.lower() == ".safetensors" and not out.is_dir()
 
 
 def plan_key(
@@ -110,40 +186,58 @@ def merged_settings(method: Method, given: Mapping[str, Setting]) -> dict[str, S
 
 
 def load_plan(path: Path) -> Plan:
-    """Opens a saved plan; raises Stop where the file is no plan or is not the one that its name says."""
-    plan_id = sha256_file(path)
-    if path.stem != plan_id:
-        raise Stop(f"{path} has sha256 {plan_id}, but a plan is named by its hash. Delete it to have it compiled anew.")
+    """Opens a saved plan. Raises Stop where the file is no plan, or one of another format.
+
+    A file that is named by a sha256, as those in plan folders are, has to have it; that of a file with a name of its
+    own is computed all the same, for `plan_id`, but there is nothing to hold it against.
+    """
     file = open_weight_file(path)
-    header = json.loads(file.metadata.get("lorax_plan", "{}"))
-    if header.get("format") != FORMAT:
-        raise Stop(f"{path} holds no plan of format {FORMAT} (found {header.get('format')!r}). Compile it anew.")
-    tensors = {name: file.read(name) for name in file.tensors}
-    return Plan(
-        key=header["key"],
-        method=header["method"],
-        settings=header["settings"],
-        source=header["source"]["name"],
-        target=header["target"]["name"],
-        source_fingerprint=header["source"]["fingerprint"],
-        target_fingerprint=header["target"]["fingerprint"],
-        sites=tuple(_restored(index, site, tensors) for index, site in enumerate(header["sites"])),
-        plan_id=plan_id,
-    )
+    plan_id = sha256_file(path)
+    if _CONTENT_NAME.fullmatch(path.stem) and path.stem != plan_id:
+        raise Stop(f"{path} has sha256 {plan_id}, but a plan is named by its hash. Delete it to have it compiled anew.")
+    header = _header(file)
+    parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name in file.tensors:
+        side, _, part = name.rpartition(".")
+        parts[side][part] = file.read(name)
+    try:
+        head = PlanHead(
+            key=header["key"],
+            method=header["method"],
+            settings=header["settings"],
+            source_base=_base_from_words(header["source"]),
+            target_base=_base_from_words(header["target"]),
+        )
+        sites = tuple(_restored(index, site, parts) for index, site in enumerate(header["sites"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Stop(f"{path}: the description of the plan is damaged ({error!r}). Compile it anew.") from error
+    return Plan(head, sites, plan_id)
 
 
-def _stored(index: int, site: PlannedSite) -> list[tuple[str, Tensor]]:
+def _header(file: WeightFile) -> dict[str, Any]:
+    """The description in a file's header, when this version can read it."""
+    try:
+        header = json.loads(file.metadata.get(HEADER, "{}"))
+    except ValueError as error:
+        raise Stop(f"{file.path}: the description of the plan is damaged ({error}). Compile it anew.") from error
+    found = header.get("format") if isinstance(header, dict) else None
+    if not isinstance(header, dict) or found != FORMAT:
+        raise Stop(f"{file.path} holds no plan of format {FORMAT} (found {found!r}). Compile it anew.")
+    return header
+
+
+def stored(index: int, site: PlannedSite) -> dict[str, Tensor]:
+    """Returns the tensors of a site by their names in the plan file. index: of the site in the plan."""
     if site.term is None:
-        return []
+        return {}
     sides: list[tuple[str, Operator]] = [("output", site.term.output), ("input", site.term.input)]
-    return [
-        (f"{index:05d}.{side}.{part}", tensor)
-        for side, operator in sides
-        for part, tensor in operator.tensors().items()
-    ]
+    return {
+        f"{index:05d}.{side}.{part}": tensor for side, operator in sides for part, tensor in operator.tensors().items()
+    }
 
 
-def _described(site: PlannedSite) -> dict[str, Any]:
+def described(site: PlannedSite) -> dict[str, Any]:
+    """Returns what the header of a plan file says of a site."""
     entry: dict[str, Any] = {"target": str(site.target), "source": str(site.source) if site.source else None}
     if site.term is None:
         return {**entry, "reason": site.reason}
@@ -156,15 +250,41 @@ def _described(site: PlannedSite) -> dict[str, Any]:
     }
 
 
-def _restored(index: int, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> PlannedSite:
+def _restored(index: int, entry: Mapping[str, Any], parts: Mapping[str, dict[str, Tensor]]) -> PlannedSite:
     target = Site.parse(entry["target"])
     source = Site.parse(entry["source"]) if entry["source"] else None
     if "output" not in entry:
         return PlannedSite(target, source, None, reason=entry["reason"])
-    sides = {}
-    for side in ("output", "input"):
-        prefix = f"{index:05d}.{side}."
-        parts = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        sides[side] = rebuild(entry[side], parts)
-    term = Term(sides["output"], sides["input"], per_channel=entry["per_channel"], figures=entry["figures"])
+    output, inward = (rebuild(entry[side], parts.get(f"{index:05d}.{side}", {})) for side in ("output", "input"))
+    term = Term(output, inward, per_channel=entry["per_channel"], figures=entry["figures"])
     return PlannedSite(target, source, term)
+
+
+def _base_in_words(base: BaseModel) -> dict[str, Any]:
+    return {
+        "name": base.name,
+        "family": base.family,
+        "version": base.version,
+        "labels": list(base.labels),
+        "file_hashes": list(base.file_hashes),
+        "fingerprint": base.fingerprint,
+        "sites": {str(site): list(shape.weight_shape) for site, shape in base.sites.items()},
+        "tables": {str(site): list(shape.weight_shape) for site, shape in base.tables.items()},
+        "vectors": {str(site): length for site, length in base.vectors.items()},
+        "parameters": base.parameters,
+    }
+
+
+def _base_from_words(words: Mapping[str, Any]) -> BaseModel:
+    return BaseModel(
+        name=words["name"],
+        family=words["family"],
+        version=words["version"],
+        labels=tuple(words["labels"]),
+        file_hashes=tuple(words["file_hashes"]),
+        fingerprint=words["fingerprint"],
+        sites={Site.parse(site): SiteShape.of(tuple(shape)) for site, shape in words["sites"].items()},
+        tables={Site.parse(site): SiteShape.of(tuple(shape)) for site, shape in words["tables"].items()},
+        vectors={Site.parse(site): int(length) for site, length in words["vectors"].items()},
+        parameters=words["parameters"],
+    )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from lorax.adapter import Site
 from lorax.base_pair import correspondence
 from lorax.calibration import collect_statistics
 from lorax.checkpoint import Checkpoint
-from lorax.compile import compile_plan
+from lorax.compile import compilation, compile_plan, compile_to
 from lorax.diffusion_model import load_diffusion_model
 from lorax.method import Setting, SiteStatistics
 from lorax.plan import Plan, method_named, plan_key
@@ -61,6 +62,31 @@ def prepare_plan(
         settings=settings,
         probe_id=_probe_id(source, target, probe),
         statistics=_statistics(source, target, probe, device, progress) if needed else None,
+        progress=lambda done, total: progress("compile", done, total),
+    )
+
+
+def prepare_plan_file(
+    out: Path,
+    source: Checkpoint,
+    target: Checkpoint,
+    *,
+    method: str,
+    settings: Mapping[str, Setting],
+    probe: ProbeSettings,
+    device: str = "cpu",
+    progress: Progress = quiet,
+) -> Path:
+    """Writes the compiled plan, one site in memory at a time, and returns its path; raises as `prepare_plan` does.
+
+    out: a file (*.safetensors), or a folder, in which the plan is named by its sha256. A call that was killed is gone
+    on with by the next one that has the same arguments.
+    """
+    probe_id = _probe_id(source, target, probe)
+    return compile_to(
+        out,
+        compilation(source, target, method=method, settings=settings, probe_id=probe_id),
+        statistics=lambda: _statistics(source, target, probe, device, progress),
         progress=lambda done, total: progress("compile", done, total),
     )
 
