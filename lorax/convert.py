@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,19 +18,24 @@ from torch import Tensor
 from lorax.adapter import Adapter, BaseVerdict, LowRank, Site
 from lorax.base_model import BaseModel
 from lorax.errors import Unsupported
-from lorax.linear_algebra import product_norms
 from lorax.method import Term
-from lorax.plan import Plan
+from lorax.operators import Dense, Factored, Identity, Operator
+from lorax.plan import Plan, PlannedSite
 
 
 @dataclass(frozen=True, slots=True)
 class SiteReport:
-    """What became of one site of an adapter; `kept_norm` is ||update after|| / ||update before||, 0 where dropped."""
+    """What became of one site of an adapter.
+
+    target: its home, several joined by a comma, None where it has none; kept_norm: ||update after|| over ||update
+    before||, 0 where it was dropped; norm: of the update before, 0 for a vector.
+    """
 
     site: str
     target: str | None
     kept_norm: float
     reason: str
+    norm: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,69 +78,133 @@ def convert_adapters(
     target = plan.target_base if target is None else target
     factors = [adapter.low_rank() for adapter in adapters]
     updates: list[dict[Site, LowRank]] = [{} for _ in adapters]
-    reports: list[dict[Site, SiteReport]] = [{} for _ in adapters]
+    norms = _Norms()
     for planned in plan.sites:
-        if planned.source is None:
-            continue
         holders = [index for index, own in enumerate(factors) if planned.source in own]
-        if not holders:
+        if planned.source is None or not holders:
             continue
-        before = [factors[index][planned.source] for index in holders]
-        after = _carry(before, planned.term) if planned.term is not None else [None] * len(before)
-        for index, now, kept in zip(holders, after, _kept_norms(before, after), strict=True):
-            home = str(planned.target) if now is not None else None
-            reports[index][planned.source] = SiteReport(str(planned.source), home, kept, planned.reason)
-            if now is not None:
-                updates[index][planned.target] = now
+        before = _Stack.of([factors[index][planned.source] for index in holders])
+        after = before.through(planned.term) if planned.term is not None else None
+        norms.add(planned, holders, before, after)
+        for index, now in zip(holders, after.split() if after is not None else [], strict=False):
+            updates[index][planned.target] = now
+    carried = norms.reports(len(adapters))
     return [
-        _conversion(plan, adapter, target=target, updates=found, reports=report | _vector_reports(adapter, target))
-        for adapter, found, report in zip(adapters, updates, reports, strict=True)
+        _conversion(plan, adapter, target=target, updates=found, reports=_completed(adapter, known, target))
+        for adapter, found, known in zip(adapters, updates, carried, strict=True)
     ]
 
 
-def norm_shares(adapter: Adapter, conversion: Conversion) -> NormShares:
-    """Returns how much of the adapter's squared norm was kept and how much had nowhere to go."""
-    before, after = _squared_norms(adapter), _squared_norms(conversion.adapter)
-    total = sum(before.values())
-    homeless = {report.site for report in conversion.sites if report.target is None}
-    dropped = sum(norm for site, norm in before.items() if str(site) in homeless)
-    return NormShares(kept=sum(after.values()) / total if total else 0.0, dropped=dropped / total if total else 0.0)
+def norm_shares(_adapter: Adapter, conversion: Conversion) -> NormShares:
+    """Returns how much of the adapter's squared norm was kept and how much had nowhere to go, from the report alone."""
+    total = sum(report.norm**2 for report in conversion.sites)
+    if not total:
+        return NormShares(0.0, 0.0)
+    kept = sum((report.kept_norm * report.norm) ** 2 for report in conversion.sites)
+    dropped = sum(report.norm**2 for report in conversion.sites if report.target is None)
+    return NormShares(kept / total, dropped / total)
 
 
-def _squared_norms(adapter: Adapter) -> dict[Site, float]:
-    factors = adapter.low_rank()
-    norms = product_norms([(update.up, update.down) for update in factors.values()])
-    return {site: (update.scale * norm) ** 2 for (site, update), norm in zip(factors.items(), norms, strict=True)}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stack:
+    """Holds the updates of all adapters at one site, side by side: ups (out, ranks), downs (ranks, columns)."""
+
+    updates: Sequence[LowRank]
+    ups: Tensor
+    downs: Tensor
+
+    @classmethod
+    def of(cls, updates: Sequence[LowRank]) -> _Stack:
+        if len(updates) == 1:
+            return cls(updates, updates[0].up, updates[0].down)
+        ups = torch.cat([update.up for update in updates], dim=1)
+        return cls(updates, ups, torch.cat([update.down for update in updates], dim=0))
+
+    def through(self, term: Term) -> _Stack:
+        """Applies a term to all updates at once; gives itself where that changes nothing."""
+        if isinstance(term.output, Identity) and isinstance(term.input, Identity):
+            return self
+        kernel = self.updates[0].kernel
+        taps = math.prod(kernel) if kernel is not None and term.per_channel else 1
+        return _Stack(self.updates, term.output.apply(self.ups), _on_channels(term.input, self.downs, taps))
+
+    def split(self) -> list[LowRank]:
+        """Gives each adapter its own part, a view: the writer copies it anyway, into another element type."""
+        ranks = [update.rank for update in self.updates]
+        parts = zip(self.updates, torch.split(self.ups, ranks, 1), torch.split(self.downs, ranks), strict=True)
+        return [replace(update, up=up, down=down) for update, up, down in parts]
+
+    def squares(self) -> Tensor:
+        """Gives ||up·down||^2 of each update, without its scale, from (rank, rank) Gram matrices: no product forms."""
+        count, ranks = len(self.updates), {update.rank for update in self.updates}
+        if len(ranks) > 1:
+            return torch.cat([_Stack.of([update]).squares() for update in self.split()])
+        rank = ranks.pop()
+        ups = self.ups.reshape(-1, count, rank).movedim(1, 0)
+        downs = self.downs.reshape(count, rank, -1)
+        squares: Tensor = ((ups.mT @ ups) * (downs @ downs.mT)).sum((1, 2))
+        return squares.clamp_min(0)
 
 
-def _carry(updates: Sequence[LowRank], term: Term) -> list[LowRank]:
-    """Applies a term to all updates of one site at once."""
-    ranks = [update.rank for update in updates]
-    ups = torch.split(term.output.apply(torch.cat([update.up for update in updates], dim=1)), ranks, dim=1)
-    downs = torch.cat([update.down for update in updates], dim=0)
-    kernel = updates[0].kernel
-    taps = kernel[0] * kernel[1] if kernel is not None and term.per_channel else 1
-    carried = torch.split(_apply_to_rows(term, downs, taps), ranks, dim=0)
-    return [
-        replace(update, up=up.contiguous(), down=down.contiguous())
-        for update, up, down in zip(updates, ups, carried, strict=True)
-    ]
-
-
-def _apply_to_rows(term: Term, rows: Tensor, taps: int) -> Tensor:
-    """Applies the input operator to rows (k, in·taps), on the channels where taps > 1."""
+def _on_channels(operator: Operator, rows: Tensor, taps: int) -> Tensor:
+    """Applies an operator to rows (k, in·taps) from the right, on channels alone where taps > 1."""
+    if taps == 1:
+        return _on_rows(operator, rows)
     count = rows.shape[0]
-    columns = rows.reshape(count, -1, taps).permute(1, 0, 2).reshape(-1, count * taps)
-    moved = term.input.apply(columns)
-    return moved.reshape(-1, count, taps).permute(1, 0, 2).reshape(count, -1)
+    by_tap = rows.reshape(count, -1, taps).permute(0, 2, 1).reshape(count * taps, -1)
+    return _on_rows(operator, by_tap).reshape(count, taps, -1).permute(0, 2, 1).reshape(count, -1)
 
 
-def _kept_norms(before: Sequence[LowRank], after: Sequence[LowRank | None]) -> list[float]:
-    """Returns ||update after|| / ||update before|| of each; scales are equal, so factors suffice."""
-    carried = [(was, now) for was, now in zip(before, after, strict=True) if now is not None]
-    norms = product_norms([(update.up, update.down) for pair in carried for update in pair])
-    ratios = iter([now / was if was else 0.0 for was, now in zip(norms[::2], norms[1::2], strict=True)])
-    return [next(ratios) if now is not None else 0.0 for now in after]
+def _on_rows(operator: Operator, rows: Tensor) -> Tensor:
+    """Gives (operator · rows^T)^T. The matrices are turned, which is free, so that rows come out as rows lie."""
+    if isinstance(operator, Dense):
+        return rows @ operator.matrix.mT
+    if isinstance(operator, Factored):
+        return (rows @ operator.right.mT) @ operator.left.mT
+    return operator.apply(rows.mT).mT
+
+
+class _Norms:
+    """Gathers the norms of updates before and after; they are looked at once, when all of them are under way."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[PlannedSite, int, float]] = []
+        self._before: list[Tensor] = []
+        self._after: list[Tensor] = []
+
+    def add(self, planned: PlannedSite, holders: Sequence[int], before: _Stack, after: _Stack | None) -> None:
+        """Takes one site of the plan. holders: which adapters have it, in the order of the stacks."""
+        scales = [abs(update.scale) for update in before.updates]
+        self._rows += [(planned, index, scale) for index, scale in zip(holders, scales, strict=True)]
+        squares = before.squares()
+        self._before.append(squares)
+        if after is None:
+            self._after.append(torch.zeros_like(squares))
+        else:
+            self._after.append(squares if after is before else after.squares())
+
+    def reports(self, adapters: int) -> list[dict[Site, SiteReport]]:
+        """Gives, for each of the adapters, what became of its sites that the plan knows."""
+        found: list[dict[Site, SiteReport]] = [{} for _ in range(adapters)]
+        if not self._rows:
+            return found
+        before, after = torch.cat(self._before).sqrt().tolist(), torch.cat(self._after).sqrt().tolist()
+        for (planned, index, scale), was, now in zip(self._rows, before, after, strict=True):
+            site, home = planned.source or planned.target, str(planned.target) if planned.term is not None else None
+            report = SiteReport(str(site), home, now / was if was else 0.0, planned.reason, was * scale)
+            found[index][site] = _joined(found[index][site], report) if site in found[index] else report
+        return found
+
+
+def _joined(first: SiteReport, second: SiteReport) -> SiteReport:
+    """What became of a site that feeds several of the target's."""
+    homes = [report.target for report in (first, second) if report.target is not None]
+    return replace(
+        first,
+        target=", ".join(homes) or None,
+        kept_norm=math.hypot(first.kept_norm, second.kept_norm),
+        reason=first.reason and second.reason,
+    )
 
 
 def _conversion(
@@ -146,7 +216,7 @@ def _conversion(
     reports: dict[Site, SiteReport],
 ) -> Conversion | Unsupported:
     patched = sorted([*adapter.updates, *adapter.vectors])
-    sites = [reports.get(site, SiteReport(str(site), None, 0.0, "no-target-site")) for site in patched]
+    sites = [reports[site] for site in patched]
     if not updates and plan.method != "zero":
         return Unsupported(
             "no-common-site",
@@ -168,6 +238,16 @@ def _conversion(
         notes=(),
     )
     return Conversion(moved, tuple(sites), plan.plan_id)
+
+
+def _completed(adapter: Adapter, known: dict[Site, SiteReport], target: BaseModel) -> dict[Site, SiteReport]:
+    """What became of every site and vector of an adapter, those that the plan does not know included."""
+    homeless = {
+        site: SiteReport(str(site), None, 0.0, "no-target-site", update.norm())
+        for site, update in adapter.low_rank().items()
+        if site not in known
+    }
+    return known | homeless | _vector_reports(adapter, target)
 
 
 def _vector_reports(adapter: Adapter, target: BaseModel) -> dict[Site, SiteReport]:
