@@ -177,22 +177,24 @@ def names() -> list[Spoilt]:
         Spoilt("one role that nobody knows", but({f"{FLAT}.lora_sideways.weight": torch.ones(2)}), "unknown-tensor"),
         Spoilt("two dialects in one file", but(diffusers), "unknown-tensor"),
         Spoilt("one module in two spellings", but(twice), "duplicate-tensor"),
-        Spoilt("names of no dialect", named("layer1.weight", "layer1.bias", "layer2.weight"), "unknown-dialect"),
+        Spoilt("names of no dialect", named("layer1.kernel", "layer1.offset", "layer2.kernel"), "unknown-dialect"),
         Spoilt("numbers for names", named("0", "1", "2"), "unknown-dialect"),
         Spoilt(
             "a full checkpoint",
             named(f"{block}.to_q.weight", f"{block}.to_k.weight", "first_stage_model.x.weight"),
             "unsupported-algorithm",
         ),
-        Spoilt("a diffusers model", named(f"{DOTTED}.weight", "conv_in.weight", "conv_in.bias"), "unknown-dialect"),
-        Spoilt("a VAE", named("encoder.conv_in.weight", "decoder.conv_out.bias"), "unknown-dialect"),
+        Spoilt(
+            "a diffusers model", named(f"{DOTTED}.weight", "conv_in.weight", "conv_in.bias"), "unsupported-algorithm"
+        ),
+        Spoilt("a VAE", named("encoder.conv_in.weight", "decoder.conv_out.bias"), "unsupported-algorithm"),
         Spoilt("a textual inversion", named("emb_params", shape=(4, 768)), "unsupported-algorithm"),
         Spoilt("a textual inversion of SDXL", named("clip_l", "clip_g", shape=(4, 768)), "unsupported-algorithm"),
         Spoilt("a textual inversion of diffusers", named("<cat-toy>", shape=(1, 768)), "unsupported-algorithm"),
         Spoilt(
             "a hypernetwork",
             named("768.0.linear.0.weight", "768.0.linear.0.bias", "768.1.linear.0.weight"),
-            "unknown-dialect",
+            "unsupported-algorithm",
         ),
         Spoilt(
             "a ControlNet",
@@ -200,7 +202,7 @@ def names() -> list[Spoilt]:
             "unsupported-algorithm",
         ),
         Spoilt("an IP-Adapter", named("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"), "unknown-dialect"),
-        Spoilt("an upscaler", named("body.0.rdb1.conv1.weight", "conv_first.weight"), "unknown-dialect"),
+        Spoilt("an upscaler", named("body.0.rdb1.conv1.weight", "conv_first.weight"), "unsupported-algorithm"),
         Spoilt(
             "VeRA",
             named(f"base_model.model.{DOTTED}.vera_lambda_b", f"base_model.model.{DOTTED}.vera_lambda_d", shape=(4,)),
