@@ -91,7 +91,9 @@ class Method:
     """A way of carrying updates over a base pair.
 
     `version` belongs to the plan key: raise it whenever the operators that come out change. `settings` holds every
-    setting with its default; `compile_site` gets them merged with the user's.
+    setting with its default; `compile_site` gets them merged with the user's. `gives_back` holds the settings under
+    which an update that lies in the row and column space of its weight comes back unchanged between a base and itself;
+    None where the method promises nothing of the kind. The conformance suite holds it to that.
     """
 
     name: str
@@ -102,3 +104,4 @@ class Method:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     version: int = 1
     is_control: bool = False
+    gives_back: Mapping[str, Setting] | None = None

@@ -86,11 +86,45 @@ class SignedPermutation:
         return {"order": self.order, "sign": self.sign}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaling:
+    """Multiplies by one number: factor (1,), float32."""
+
+    factor: Tensor
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns `factor * columns`."""
+        return self.factor * columns
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the number, as a tensor."""
+        return {"factor": self.factor}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IdentityPlus:
+    """A multiple of the identity and a product of two thin matrices: left (size, rank), right (rank, size)."""
+
+    factor: Tensor
+    left: Tensor
+    right: Tensor
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns `factor * columns + left @ (right @ columns)`."""
+        return self.factor * columns + self.left @ (self.right @ columns)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the number and both factors."""
+        return {"factor": self.factor, "left": self.left, "right": self.right}
+
+
 _KINDS: dict[str, Callable[..., Operator]] = {
     "identity": Identity,
     "dense": Dense,
     "factored": Factored,
     "signed-permutation": SignedPermutation,
+    "scaling": Scaling,
+    "identity-plus": IdentityPlus,
 }
 
 
@@ -110,6 +144,52 @@ def cheaper(left: Tensor, right: Tensor) -> Operator:
     if factored_cost < left.shape[0] * right.shape[1]:
         return Factored(left.contiguous(), right.contiguous())
     return Dense((left @ right).contiguous())
+
+
+def identity_plus(left: Tensor, right: Tensor) -> Operator:
+    """Returns 1 + left·right, (size, rank) and (rank, size), as the operator that costs less."""
+    size = left.shape[0]
+    if left.numel() + right.numel() < size * size:
+        return IdentityPlus(torch.ones(1, device=left.device), left.contiguous(), right.contiguous())
+    return Dense((torch.eye(size, device=left.device) + left @ right).contiguous())
+
+
+def scaled(operator: Operator, factor: float) -> Operator:
+    """Returns the operator times `factor`, of the same cost. Raises TypeError for a kind that it does not know."""
+    match operator:
+        case Identity():
+            return Scaling(torch.tensor([factor]))
+        case Scaling():
+            return Scaling(operator.factor * factor)
+        case Dense():
+            return Dense(operator.matrix * factor)
+        case Factored():
+            return Factored(operator.left * factor, operator.right)
+        case SignedPermutation():
+            return SignedPermutation(operator.order, operator.sign * factor)
+        case IdentityPlus():
+            return IdentityPlus(operator.factor * factor, operator.left * factor, operator.right)
+        case _:
+            raise TypeError(f"no rule to scale a {type(operator).__name__}")
+
+
+def gain(operator: Operator, size: int) -> float:
+    """Returns the root of how much the operator multiplies squared norms by, on average over all directions.
+
+    It is ||O||_F / sqrt(source) for O (target, source); `size` is source.
+    """
+    # Columns in slices, so that no (size, size) identity has to exist for a wide operator.
+    squares = sum(
+        float(operator.apply(_unit_columns(size, begin, min(begin + 512, size))).double().square().sum())
+        for begin in range(0, size, 512)
+    )
+    return float((squares / size) ** 0.5)
+
+
+def _unit_columns(size: int, begin: int, end: int) -> Tensor:
+    columns = torch.zeros(size, end - begin)
+    columns[range(begin, end), range(end - begin)] = 1.0
+    return columns
 
 
 def random_signed_permutation(size: int, generator: torch.Generator) -> SignedPermutation:

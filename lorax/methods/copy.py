@@ -19,4 +19,5 @@ METHOD = Method(
     reference="baseline; measured against in arXiv 2608.20918",
     needs="shapes",
     compile_site=compile_site,
+    gives_back={},
 )

@@ -4,7 +4,7 @@ LoRA-X (arXiv 2501.16559) eq. 3: dW_t = U_t U_t^T dW_s V_t V_t^T. The paper's r 
 fixed r is not comparable over widths, so the rank is chosen here by the share of the weight's squared norm that it
 holds (`energy`), with `most` as a cap. Shapes must agree: for unequal ones the paper's alignment pairs singular vectors
 by index, which an SVD does not determine. The projection only shrinks an ordinary LoRA (the paper's own adapters live
-inside the subspace): `kept` norms in the report show by how much.
+inside the subspace): `kept` norms in the report show by how much, and `norm_match` gives it back on average.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lorax.linear_algebra import leading_subspaces, overlap_above_chance
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
+from lorax.methods._norm_match import norm_matched
 from lorax.operators import Operator, cheaper
 
 
@@ -32,7 +33,8 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     }
     if min(figures["overlap_left"], figures["overlap_right"]) < float(settings["least_overlap"]):
         return NoTerm("subspaces-differ")
-    return Term(_projector(target.left), _projector(target.right), figures=figures)
+    term = Term(_projector(target.left), _projector(target.right), figures=figures)
+    return norm_matched(term, site) if settings["norm_match"] else term
 
 
 def _projector(basis: Tensor) -> Operator:
@@ -45,5 +47,7 @@ METHOD = Method(
     reference="LoRA-X, arXiv 2501.16559, eq. 3",
     needs="weights",
     compile_site=compile_site,
-    settings={"energy": 0.99, "most": 320, "least_overlap": -1.0},
+    settings={"energy": 0.99, "most": 320, "least_overlap": -1.0, "norm_match": False},
+    version=2,
+    gives_back={"energy": 1.0, "most": 1_000_000},
 )

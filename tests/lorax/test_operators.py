@@ -10,18 +10,30 @@ from lorax.operators import (
     Dense,
     Factored,
     Identity,
+    IdentityPlus,
     Operator,
+    Scaling,
     cheaper,
+    gain,
+    identity_plus,
     kind_of,
     random_signed_permutation,
     rebuild,
+    scaled,
 )
 
 
 def _examples() -> list[Operator]:
     generator = torch.Generator().manual_seed(0)
     left, right = torch.randn(6, 2, generator=generator), torch.randn(2, 6, generator=generator)
-    return [Identity(), Dense(left @ right), Factored(left, right), random_signed_permutation(6, generator)]
+    return [
+        Identity(),
+        Dense(left @ right),
+        Factored(left, right),
+        random_signed_permutation(6, generator),
+        Scaling(torch.tensor([1.5])),
+        IdentityPlus(torch.tensor([0.5]), left, right),
+    ]
 
 
 @pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
@@ -33,6 +45,44 @@ def test_an_operator_is_linear_and_survives_being_stored(operator: Operator) -> 
 
     assert torch.allclose(operator.apply(columns), matrix @ columns, atol=1e-5)
     assert torch.equal(again.apply(columns), operator.apply(columns))
+
+
+@pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
+def test_a_scaled_operator_is_the_same_map_and_so_much_stronger(operator: Operator) -> None:
+    assert torch.allclose(_matrix(scaled(operator, -2.5), 6), -2.5 * _matrix(operator, 6), atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
+def test_the_gain_is_what_happens_to_the_norm_of_a_column_on_average(operator: Operator) -> None:
+    assert gain(operator, 6) == pytest.approx(float(_matrix(operator, 6).norm()) / 6**0.5, rel=1e-5)
+
+
+def test_the_gain_of_a_wide_operator_is_summed_in_slices() -> None:
+    left, right = torch.randn(5, 3), torch.randn(3, 1100)
+
+    assert gain(Factored(left, right), 1100) == pytest.approx(float((left @ right).norm()) / 1100**0.5, rel=1e-4)
+
+
+def test_an_operator_of_another_kind_cannot_be_scaled() -> None:
+    class Strange:
+        def apply(self, columns: Tensor) -> Tensor:
+            return columns
+
+        def tensors(self) -> dict[str, Tensor]:
+            return {}
+
+    with pytest.raises(TypeError, match="Strange"):
+        scaled(Strange(), 2.0)
+
+
+@pytest.mark.parametrize(("rank", "kind"), [(2, IdentityPlus), (7, Dense)])
+def test_an_identity_and_a_product_are_kept_in_the_form_that_costs_less(rank: int, kind: type[Operator]) -> None:
+    left, right = torch.randn(8, rank), torch.randn(rank, 8)
+
+    chosen = identity_plus(left, right)
+
+    assert type(chosen) is kind
+    assert torch.allclose(_matrix(chosen), torch.eye(8) + left @ right, atol=1e-5)
 
 
 @given(st.integers(1, 40), st.integers(0, 1000))
@@ -61,5 +111,5 @@ def test_a_product_is_kept_in_the_form_that_costs_less(rank: int, kind: type[Ope
     assert torch.allclose(_matrix(chosen), left @ right, atol=1e-5)
 
 
-def _matrix(operator: Operator) -> Tensor:
-    return operator.apply(torch.eye(8))
+def _matrix(operator: Operator, size: int = 8) -> Tensor:
+    return operator.apply(torch.eye(size))
