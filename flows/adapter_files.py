@@ -159,7 +159,7 @@ def _totals(found: Sequence[Inspection], pickles: Counter[str]) -> Iterator[str]
     yield f"{len(found)} adapters" + (f", {len(refused)} of which would be refused:" if refused else "")
     reasons = Counter(each.problem[0] for each in refused if each.problem is not None)
     for reason, count in reasons.most_common():
-        yield f"  {count:5d}  {reason}: {REASONS.get(reason, 'The system does not let the file be read.')}"
+        yield f"  {count:5d}  {reason}: {REASONS[reason]}"
     if undecided := sum(each.problem is not None and not each.is_refused for each in found):
         yield f"{undecided} fit several base models equally; a label in the catalogue or --base FOLDER would decide"
     if pickles:

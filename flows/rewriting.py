@@ -53,7 +53,8 @@ def rewrite(path: Path, *, dialect: str, out: Path, base: str | None, rank: int 
         stem = out.stem if _is_file(out) else path.resolve().name.removesuffix(SUFFIX)
         written = _write(adapter, model, _Lowering(spoken, checkpoint, rank), out=out, stem=stem)
     except (Refused, TryLater) as problem:
-        _tell(f"lorax: {problem} ({problem.reason})")
+        advice = "; docs/files.md lists the other dialects" if problem.reason == "unwritable" else ""
+        _tell(f"lorax: {problem} ({problem.reason}){advice}")
         return 1
     except OSError as problem:
         raise Stop(f"{problem.filename or out}: {problem.strerror or problem}") from problem
@@ -141,9 +142,18 @@ def _lowered(adapter: Adapter, sites: Iterable[Site], lowering: _Lowering) -> Ad
         weight = lowering.checkpoint.weight(site) if needs and lowering.checkpoint is not None else None
         lowered = lower(update, weight, rank=exact_rank, exact_rank=exact_rank)
         updates[site], lost = lowered.update, max(lost, lowered.lost)
-    if lost > 0:
-        _tell(f"lorax: written as LoRA; the largest share of squared norm that a site lost is {lost:.2%}")
+    if sites:
+        _tell_lowering([updates[site] for site in sites], lost)
     return replace(adapter, updates=updates) if sites else adapter
+
+
+def _tell_lowering(lowered: Sequence[Update], lost: float) -> None:
+    rank = max(update.rank for update in lowered if isinstance(update, LowRank))
+    said = f"lorax: {len(lowered)} updates are written as LoRA of rank {rank} or less"
+    if lost > 0:
+        _tell(f"{said}; the largest share of squared norm that one of them lost is {lost:.2%}")
+    else:
+        _tell(f"{said}, exactly; --rank N gives a smaller file that is an approximation")
 
 
 def _require_a_way(update: Update, site: Site, count: int, lowering: _Lowering) -> None:

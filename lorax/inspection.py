@@ -27,8 +27,6 @@ from lorax.weight_file import ReadLimits, sha256_file
 UNKNOWN = "unknown"
 """Dialect, family or version of a file of which that could not be found out."""
 UNDECIDED_BASE = "base-undecided"
-UNREADABLE = "unreadable"
-"""Stands in the place of a reason code where the operating system does not let a file be read."""
 _DEFAULT_LIMITS = ReadLimits()
 _LARGEST = 5
 
@@ -126,7 +124,7 @@ def inspect_adapter(
     except (Refused, TryLater) as problem:
         found.problem = (problem.reason, problem.message)
     except OSError as error:
-        found.problem = (UNREADABLE, f"the system does not let the file be read: {error.strerror or error}")
+        found.problem = ("unreadable", f"the system does not let the file be read: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
         # torch tells of memory that ran out in words only.
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
