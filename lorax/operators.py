@@ -21,6 +21,14 @@ class Operator(Protocol):
         """Returns the map of `columns`, shape (source, n) -> (target, n)."""
         ...
 
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns the map of `rows`, shape (n, source) -> (n, target): the same, and rows come out as rows lie."""
+        ...
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns what has to be stored to rebuild the operator, by part name."""
         ...
@@ -33,6 +41,14 @@ class Identity:
     def apply(self, columns: Tensor) -> Tensor:
         """Returns `columns` itself."""
         return columns
+
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns `rows` itself."""
+        return rows
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return Scaling(torch.tensor([factor]))
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns nothing: an identity has no parts."""
@@ -48,6 +64,14 @@ class Dense:
     def apply(self, columns: Tensor) -> Tensor:
         """Returns `matrix @ columns`."""
         return self.matrix @ columns
+
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns `rows @ matrix^T`."""
+        return rows @ self.matrix.mT
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return Dense(self.matrix * factor)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the matrix."""
@@ -65,9 +89,40 @@ class Factored:
         """Returns `left @ (right @ columns)`, in that order: rank is small."""
         return self.left @ (self.right @ columns)
 
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns `(rows @ right^T) @ left^T`."""
+        return (rows @ self.right.mT) @ self.left.mT
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return Factored(self.left * factor, self.right)
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns both factors."""
         return {"left": self.left, "right": self.right}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projector:
+    """A thin matrix times its own transpose: basis (size, rank); half of what a Factored would store."""
+
+    basis: Tensor
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns `basis @ (basis^T @ columns)`."""
+        return self.basis @ (self.basis.mT @ columns)
+
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns `(rows @ basis) @ basis^T`."""
+        return (rows @ self.basis) @ self.basis.mT
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return Factored(self.basis * factor, self.basis.mT.contiguous())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the basis."""
+        return {"basis": self.basis}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +135,14 @@ class SignedPermutation:
     def apply(self, columns: Tensor) -> Tensor:
         """Returns the shuffled rows."""
         return columns[self.order.long()] * self.sign.to(columns.dtype)[:, None]
+
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns the same of the rows' entries."""
+        return rows[:, self.order.long()] * self.sign.to(rows.dtype)
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return SignedPermutation(self.order, self.sign * factor)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns order (int32) and sign (float32)."""
@@ -95,6 +158,14 @@ class Scaling:
     def apply(self, columns: Tensor) -> Tensor:
         """Returns `factor * columns`."""
         return self.factor * columns
+
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns `factor * rows`."""
+        return self.factor * rows
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return Scaling(self.factor * factor)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the number, as a tensor."""
@@ -113,6 +184,14 @@ class IdentityPlus:
         """Returns `factor * columns + left @ (right @ columns)`."""
         return self.factor * columns + self.left @ (self.right @ columns)
 
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns `factor * rows + (rows @ right^T) @ left^T`."""
+        return self.factor * rows + (rows @ self.right.mT) @ self.left.mT
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return IdentityPlus(self.factor * factor, self.left * factor, self.right)
+
     def tensors(self) -> dict[str, Tensor]:
         """Returns the number and both factors."""
         return {"factor": self.factor, "left": self.left, "right": self.right}
@@ -122,6 +201,7 @@ _KINDS: dict[str, Callable[..., Operator]] = {
     "identity": Identity,
     "dense": Dense,
     "factored": Factored,
+    "projector": Projector,
     "signed-permutation": SignedPermutation,
     "scaling": Scaling,
     "identity-plus": IdentityPlus,
@@ -146,31 +226,19 @@ def cheaper(left: Tensor, right: Tensor) -> Operator:
     return Dense((left @ right).contiguous())
 
 
+def projector(basis: Tensor) -> Operator:
+    """Returns basis·basis^T, (size, rank), as the operator with the fewest multiplications per column."""
+    if 2 * basis.shape[1] < basis.shape[0]:
+        return Projector(basis.contiguous())
+    return Dense((basis @ basis.mT).contiguous())
+
+
 def identity_plus(left: Tensor, right: Tensor) -> Operator:
     """Returns 1 + left·right, (size, rank) and (rank, size), as the operator that costs less."""
     size = left.shape[0]
     if left.numel() + right.numel() < size * size:
         return IdentityPlus(torch.ones(1, device=left.device), left.contiguous(), right.contiguous())
     return Dense((torch.eye(size, device=left.device) + left @ right).contiguous())
-
-
-def scaled(operator: Operator, factor: float) -> Operator:
-    """Returns the operator times `factor`, of the same cost. Raises TypeError for a kind that it does not know."""
-    match operator:
-        case Identity():
-            return Scaling(torch.tensor([factor]))
-        case Scaling():
-            return Scaling(operator.factor * factor)
-        case Dense():
-            return Dense(operator.matrix * factor)
-        case Factored():
-            return Factored(operator.left * factor, operator.right)
-        case SignedPermutation():
-            return SignedPermutation(operator.order, operator.sign * factor)
-        case IdentityPlus():
-            return IdentityPlus(operator.factor * factor, operator.left * factor, operator.right)
-        case _:
-            raise TypeError(f"no rule to scale a {type(operator).__name__}")
 
 
 def gain(operator: Operator, size: int) -> float:

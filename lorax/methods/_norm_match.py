@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorax.method import SiteInputs, Term
-from lorax.operators import gain, scaled
+from lorax.operators import gain
 
 
 def weight_ratio(site: SiteInputs) -> float:
@@ -25,4 +25,4 @@ def norm_matched(term: Term, site: SiteInputs) -> Term:
     inputs = site.source_shape.in_features if term.per_channel else site.source_shape.columns
     kept = gain(term.output, site.source_shape.out_features) * gain(term.input, inputs)
     factor = weight_ratio(site) / kept if kept > 0 else 1.0
-    return replace(term, output=scaled(term.output, factor), figures={**term.figures, "norm_factor": factor})
+    return replace(term, output=term.output.times(factor), figures={**term.figures, "norm_factor": factor})

@@ -23,7 +23,7 @@ from torch import Tensor
 from lorax.linear_algebra import leading_subspaces
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
 from lorax.methods._norm_match import norm_matched
-from lorax.operators import cheaper
+from lorax.operators import Operator, cheaper, projector
 
 
 def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | NoTerm:
@@ -32,20 +32,18 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
         return NoTerm("shape-differs")
     most = int(settings["rank"])
     target = leading_subspaces(site.target_weight().flatten(1), energy=1.0, most=most)
-    left, right = target.left, target.right
     if site.same_shape:
-        here_left, here_right = left, right
+        rank, maps = target.rank, (projector(target.left), projector(target.right))
     else:
         source = leading_subspaces(site.source_weight().flatten(1), energy=1.0, most=most)
-        here_left, here_right = source.left, source.right
-    rank = min(left.shape[1], here_left.shape[1])
-    maps = [_paired(there, here, rank) for there, here in ((left, here_left), (right, here_right))]
-    term = Term(cheaper(*maps[0]), cheaper(*maps[1]), figures={"rank": float(rank)})
+        rank = min(target.rank, source.rank)
+        maps = (_paired(target.left, source.left, rank), _paired(target.right, source.right, rank))
+    term = Term(*maps, figures={"rank": float(rank)})
     return norm_matched(term, site) if settings["norm_match"] else term
 
 
-def _paired(there: Tensor, here: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    return there[:, :rank], here[:, :rank].T
+def _paired(there: Tensor, here: Tensor, rank: int) -> Operator:
+    return cheaper(there[:, :rank], here[:, :rank].T)
 
 
 METHOD = Method(

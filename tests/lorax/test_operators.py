@@ -12,14 +12,15 @@ from lorax.operators import (
     Identity,
     IdentityPlus,
     Operator,
+    Projector,
     Scaling,
     cheaper,
     gain,
     identity_plus,
     kind_of,
+    projector,
     random_signed_permutation,
     rebuild,
-    scaled,
 )
 
 
@@ -30,6 +31,7 @@ def _examples() -> list[Operator]:
         Identity(),
         Dense(left @ right),
         Factored(left, right),
+        Projector(left),
         random_signed_permutation(6, generator),
         Scaling(torch.tensor([1.5])),
         IdentityPlus(torch.tensor([0.5]), left, right),
@@ -45,11 +47,12 @@ def test_an_operator_is_linear_and_survives_being_stored(operator: Operator) -> 
 
     assert torch.allclose(operator.apply(columns), matrix @ columns, atol=1e-5)
     assert torch.equal(again.apply(columns), operator.apply(columns))
+    assert torch.allclose(operator.apply_rows(columns.T), operator.apply(columns).T, atol=1e-5)
 
 
 @pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
 def test_a_scaled_operator_is_the_same_map_and_so_much_stronger(operator: Operator) -> None:
-    assert torch.allclose(_matrix(scaled(operator, -2.5), 6), -2.5 * _matrix(operator, 6), atol=1e-5)
+    assert torch.allclose(_matrix(operator.times(-2.5), 6), -2.5 * _matrix(operator, 6), atol=1e-5)
 
 
 @pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
@@ -63,16 +66,14 @@ def test_the_gain_of_a_wide_operator_is_summed_in_slices() -> None:
     assert gain(Factored(left, right), 1100) == pytest.approx(float((left @ right).norm()) / 1100**0.5, rel=1e-4)
 
 
-def test_an_operator_of_another_kind_cannot_be_scaled() -> None:
-    class Strange:
-        def apply(self, columns: Tensor) -> Tensor:
-            return columns
+@pytest.mark.parametrize(("rank", "kind"), [(3, Projector), (4, Dense)])
+def test_a_projector_is_kept_in_the_form_that_costs_less(rank: int, kind: type[Operator]) -> None:
+    basis = torch.randn(8, rank)
 
-        def tensors(self) -> dict[str, Tensor]:
-            return {}
+    chosen = projector(basis)
 
-    with pytest.raises(TypeError, match="Strange"):
-        scaled(Strange(), 2.0)
+    assert type(chosen) is kind
+    assert torch.allclose(_matrix(chosen), basis @ basis.T, atol=1e-5)
 
 
 @pytest.mark.parametrize(("rank", "kind"), [(2, IdentityPlus), (7, Dense)])
