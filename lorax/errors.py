@@ -36,7 +36,7 @@ REASONS: dict[str, str] = {
     "incomplete-pair": "A module lacks one of the tensors that its update is made of.",
     "rank-too-large": "An update's rank is larger than the limit or far larger than the weight it patches.",
     "bad-config": "The configuration beside the weights is missing, broken or contradicts itself.",
-    "unreadable": "The operating system does not let the file be read.",
+    "unreadable": "The file cannot be opened.",
     "missing-weights": "There are no weights: the file does not exist or lists no tensor.",
     # sound files that this version cannot move
     "unknown-dialect": "No dialect recognises the names of the tensors.",

@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
@@ -88,6 +90,9 @@ def take_step(
     return value.item()
 
 
+MODEL, OPTIMISER = "model.", "optimiser."
+
+
 class Progress:
     """What a stopped run goes on from: a file beside the results, gone once the run is through."""
 
@@ -99,18 +104,31 @@ class Progress:
         """Puts model and optimiser where the file left them. Returns the next step."""
         if not self.file.exists():
             return 0
-        kept: dict[str, Any] = torch.load(self.file, weights_only=True)
-        self.model.load_state_dict(kept["model"])
-        self.optimiser.load_state_dict(kept["optimiser"])
-        self.seconds = kept["seconds"]
-        return int(kept["step"])
+        with safe_open(self.file, framework="pt") as kept:
+            tensors = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118 - it is no mapping
+            told = kept.metadata()
+        self.model.load_state_dict(
+            {name.removeprefix(MODEL): tensors[name] for name in tensors if name.startswith(MODEL)}
+        )
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith(OPTIMISER):
+                index, _, field = name.removeprefix(OPTIMISER).partition(".")
+                state.setdefault(int(index), {})[field] = tensor
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.seconds = float(told["seconds"])
+        return int(told["step"])
 
     def keep(self, step: int) -> None:
         """Writes the file, whole or not at all."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        content = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        tensors = {f"{MODEL}{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, fields in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"{OPTIMISER}{index}.{field}": torch.as_tensor(value) for field, value in fields.items()}
         partial = self.file.with_suffix(".partial")
-        torch.save({**content, "step": step, "seconds": self.seconds}, partial)
+        told = {"step": str(step), "seconds": repr(self.seconds)}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata=told)
         partial.replace(self.file)
 
 
@@ -119,7 +137,7 @@ def train_run(run: Run, scratch: Path) -> Iterator[Kept]:
     model = make_model(run.shape, run.seed).train()
     weights = list(model.parameters())
     optimiser = torch.optim.AdamW(weights, lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    progress = Progress(scratch / f"{run.name}.pt", model, optimiser)
+    progress = Progress(scratch / f"{run.name}.safetensors", model, optimiser)
     prose = stream(corpus.of_part(corpus.documentation(), "train"))
     code = stream(corpus.of_part(corpus.sources(), "train"))
     recent = 0.0

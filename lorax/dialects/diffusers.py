@@ -48,7 +48,11 @@ _SUFFIXES = {
     **LYCORIS_ONLY,
     ".magnitude": "magnitude_out",
 }
-_ADAPTER_NAME = re.compile(r"\.default(_\d+)?(?=\.weight$|\.bias$|$)")
+# Wrappers of other libraries (torch.compile, DataParallel, peft) and the adapter's own name leak into saved names.
+_WRAPPERS = re.compile(
+    r"^(?:module\.|_orig_mod\.)+|(?<=\.)(?:_orig_mod|base_model\.model|base_layer)\."
+    r"|\.default(?:_\d+)?(?=\.weight$|\.bias$|$)"
+)
 _ENDINGS = endings_of(_SUFFIXES)
 # Parts of names of attention processors, which are another dialect.
 _OLD = (".processor.", "_lora.")
@@ -66,17 +70,22 @@ def _recognise(names: Sequence[str], metadata: Mapping[str, str]) -> Evidence | 
     what = "are module paths of a pipeline with lora parts"
     if CONFIG_KEY in metadata:
         return share_evidence(names, matching, f"{what}, {CONFIG_KEY} is there", weight=SIGNED)
-    named = any(STARTS_WITH_COMPONENT.fullmatch(name) for name in names)
+    named = any(STARTS_WITH_COMPONENT.fullmatch(_unwrapped(name)) for name in names)
     return share_evidence(names, matching, what, **({"weight": MARKED} if named else {}))
 
 
 def _is_part(name: str) -> bool:
-    placed = STARTS_WITH_COMPONENT.fullmatch(name) or _BARE.fullmatch(name)
-    return placed is not None and ends_with(_ADAPTER_NAME.sub("", name), _ENDINGS)
+    bare = _unwrapped(name)
+    placed = STARTS_WITH_COMPONENT.fullmatch(bare) or _BARE.fullmatch(bare)
+    return placed is not None and ends_with(bare, _ENDINGS)
+
+
+def _unwrapped(name: str) -> str:
+    return _WRAPPERS.sub("", name)
 
 
 def _split(name: str) -> tuple[str, str]:
-    return split_by_suffix(_ADAPTER_NAME.sub("", name), _SUFFIXES)
+    return split_by_suffix(_unwrapped(name), _SUFFIXES)
 
 
 def _strength(container: Container) -> Strength:

@@ -45,6 +45,7 @@ _PREFIX = "base_model.model."
 _WRAPPERS = re.compile(
     r"\b(_orig_mod|modules_to_save\.default|original_module)\.|\bbase_layer\.(?=\w+\.\w+\.)|^module\."
 )
+_BEFORE_PREFIX = re.compile(r"(?:module\.|_orig_mod\.)+(?=base_model\.model\.)")
 _ADAPTER_NAME = re.compile(r"\.default(?=\.weight$|\.bias$|$)")
 _FURTHER = {f".{role}": role for role in (
     "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "lokr_w1", "lokr_w1_a", "lokr_w1_b",
@@ -70,15 +71,16 @@ _SECOND_CLIP_WIDTH = 1280
 
 
 def _recognise(names: Sequence[str], _metadata: Mapping[str, str]) -> Evidence | None:
-    matching = sum(name.startswith(_PREFIX) for name in names)
+    matching = sum(_BEFORE_PREFIX.sub("", name, count=1).startswith(_PREFIX) for name in names)
     return share_evidence(names, matching, f"start with {_PREFIX}", weight=FITS)
 
 
 def _split(name: str) -> tuple[str, str]:
-    bare = _ADAPTER_NAME.sub("", _WRAPPERS.sub("", name.removeprefix(_PREFIX)))
+    inner = _BEFORE_PREFIX.sub("", name, count=1).removeprefix(_PREFIX)
+    bare = _ADAPTER_NAME.sub("", _WRAPPERS.sub("", inner))
     module, role = split_by_suffix(_PREFIX + bare, _SUFFIXES)
     if name.endswith(".base_layer.weight"):
-        return _PREFIX + name.removeprefix(_PREFIX), _COPY
+        return _PREFIX + inner, _COPY
     if role in {"weight", "bias"} and _TUNER_PART.search(f".{bare}") is None:
         return _PREFIX + bare, "saved"
     return module, role

@@ -62,7 +62,9 @@ def greedy(path: Path) -> WeightFile:
 
 def mumbling(path: Path) -> WeightFile:
     """Stands for a header check whose refusals hold a terminal's escapes."""
-    raise BadFile("bad-span", "\x1b[2J", where=str(path))
+    problem = BadFile("bad-span", "", where=str(path))
+    problem.message = "\x1b[2J"
+    raise problem
 
 
 @pytest.mark.parametrize("wrong", [lenient, greedy, mumbling])

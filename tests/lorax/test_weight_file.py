@@ -207,14 +207,16 @@ def test_a_file_that_shrinks_while_its_header_is_read_is_tried_again(
     assert (raised.value.reason, raised.value.where) == ("file-changed", str(path))
 
 
-def test_a_file_that_may_not_be_read_is_not_called_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_may_not_be_read_is_refused_for_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)
 
-    with pytest.raises(PermissionError):
+    with pytest.raises(BadFile, match="permissions") as raised:
         open_weight_file(tmp_path / "own.safetensors")
+
+    assert raised.value.reason == "unreadable"
 
 
 def test_every_legal_spelling_of_a_header_is_read(tmp_path: Path) -> None:
