@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lorax.errors import Refused
 from tests.lorax.in_the_wild.twins import noise
 from tests.lorax.in_the_wild.wild import Wild, site
 
 PATH = "down_blocks.1.attentions.0.transformer_blocks.0.attn1"
 SD = ["SD 1.5"]
-REFUSED_SO_FAR = pytest.mark.xfail(
-    reason="refused whole, never read in part: no dialect looks through this yet", raises=Refused
-)
 
 
 @pytest.mark.parametrize(
@@ -21,8 +17,8 @@ REFUSED_SO_FAR = pytest.mark.xfail(
         "base_model.model.{}.lora_A.default.weight",
         "base_model.model._orig_mod.{}.lora_A.weight",
         "base_model.model.module.{}.lora_A.weight",
-        pytest.param("module.base_model.model.{}.lora_A.weight", marks=REFUSED_SO_FAR),
-        pytest.param("_orig_mod.base_model.model.{}.lora_A.weight", marks=REFUSED_SO_FAR),
+        "module.base_model.model.{}.lora_A.weight",
+        "_orig_mod.base_model.model.{}.lora_A.weight",
         "base_model.model.{}.base_layer.lora_A.weight",
     ],
 )
@@ -42,10 +38,10 @@ def test_wrappers_that_leak_into_names_of_peft_are_looked_through(wrap: str, wil
         "unet.{}.lora_A.default.weight",
         "unet.{}.lora_A.default_0.weight",
         "{}.lora_A.weight",
-        pytest.param("unet._orig_mod.{}.lora_A.weight", marks=REFUSED_SO_FAR),
-        pytest.param("unet.base_model.model.{}.lora_A.weight", marks=REFUSED_SO_FAR),
-        pytest.param("unet.{}.base_layer.lora_A.weight", marks=REFUSED_SO_FAR),
-        pytest.param("module.unet.{}.lora_A.weight", marks=REFUSED_SO_FAR),
+        "unet._orig_mod.{}.lora_A.weight",
+        "unet.base_model.model.{}.lora_A.weight",
+        "unet.{}.base_layer.lora_A.weight",
+        "module.unet.{}.lora_A.weight",
     ],
 )
 def test_wrappers_that_leak_into_names_of_diffusers_are_looked_through(wrap: str, wild: Wild) -> None:
