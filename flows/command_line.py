@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
@@ -28,6 +29,10 @@ app = typer.Typer(
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FOLDER", help="Data folder; otherwise $LORAX_DATA, otherwise ./lorax-data."),
+]
+Probe = Annotated[
+    Path | None,
+    typer.Option("--probe", metavar="FILE", help="A TOML file with a table [probe], for methods that run both bases."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 
@@ -150,6 +155,69 @@ def rewrite(
     from flows.rewriting import rewrite as rewrite_adapter
 
     raise typer.Exit(_guarded(lambda: rewrite_adapter(path, dialect=dialect, out=out, base=base, rank=rank)))
+
+
+@app.command()
+def compare(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The folder of a base model, or a known one's name.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="The same of the base to move adapters to.")],
+    as_json: AsJson = False,
+    heat_map: Annotated[
+        Path | None,
+        typer.Option("--heat-map", metavar="FILE", help="Draw likeness by block and role: *.html, *.svg or *.png."),
+    ] = None,
+) -> None:
+    """Tell how two base models correspond, how alike they are, and what each method can be expected to do."""
+    from flows.comparing import show_comparison
+
+    _guarded(lambda: show_comparison(source, target, as_json=as_json, heat_map=heat_map))
+
+
+@app.command()
+def plan(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the base that adapters were made for.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder of the base that they are moved to.")],
+    method: Annotated[str, typer.Option("--method", help="The transfer method: see docs/methods.md.")],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="PLAN", help="The file (*.safetensors) or folder to write.")
+    ],
+    probe: Probe = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a method for two base models, once for any number of adapters."""
+    from flows.converting import make_plan
+
+    work = partial(make_plan, source, target, method=method, probe=probe, out=out, as_json=as_json)
+    raise typer.Exit(_guarded(work))
+
+
+@app.command()
+def convert(  # noqa: PLR0913 - one argument per option
+    path: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter file or a PEFT folder.")],
+    *,
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT", help="The file (*.safetensors) or folder to write.")
+    ],
+    plan: Annotated[Path | None, typer.Option("--plan", metavar="PLAN", help="A plan made by `lorax plan`.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--source", metavar="FOLDER", help="The base that the adapter was made for.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option("--target", metavar="FOLDER", help="The base that it is moved to.")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="The transfer method: see docs/methods.md.")] = None,
+    probe: Probe = None,
+    dialect: Annotated[
+        str | None, typer.Option("--dialect", help="The dialect to write, otherwise the adapter's own.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert one adapter, by a plan or by two base models and a method."""
+    from flows.converting import Recipe
+    from flows.converting import convert as convert_one
+
+    recipe = Recipe(plan, source, target, method, probe)
+    raise typer.Exit(_guarded(lambda: convert_one(path, recipe, out=out, dialect=dialect, as_json=as_json)))
 
 
 def _guarded(work: Callable[[], T]) -> T:

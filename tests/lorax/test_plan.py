@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from lorax.errors import Stop
 from lorax.plan import load_plan, plan_key
-from lorax.weight_file import sha256_file
+from lorax.weight_file import sha256_file, write_weight_file
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
 
 
@@ -33,6 +34,42 @@ def test_a_plan_is_named_by_its_own_hash(lineage: Pair, tmp_path: Path) -> None:
 
     assert path.stem == sha256_file(path) == load_plan(path).plan_id
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_plan_holds_all_that_reading_and_writing_need_to_know_of_both_bases(
+    lineage: Pair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    again = load_plan(lineage.plan("copy").save(tmp_path))
+
+    for was, now in ((lineage.source.base, again.source_base), (lineage.target.base, again.target_base)):
+        assert {field: getattr(was, field) for field in was.__slots__} == {
+            field: getattr(now, field) for field in now.__slots__
+        }
+
+
+def test_a_plan_under_a_name_of_its_own_opens_and_keeps_its_id(lineage: Pair, tmp_path: Path) -> None:  # noqa: F811
+    path = lineage.plan("copy").save(tmp_path)
+    renamed = path.rename(tmp_path / "mine.safetensors")
+
+    assert load_plan(renamed).plan_id == path.stem
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ({"format": "1", "key": "k"}, r"no plan of format 2 \(found '1'\). Compile it anew"),
+        ({"format": "2", "key": "k"}, "damaged"),
+        ([], "no plan of format 2"),
+        (None, "no plan of format 2"),
+    ],
+)
+def test_a_file_that_holds_no_plan_of_this_format_is_refused(description: object, said: str, tmp_path: Path) -> None:
+    metadata = {} if description is None else {"lorax_plan": json.dumps(description)}
+    write_weight_file(tmp_path / "old.safetensors", {"a": torch.zeros(1)}, metadata=metadata)
+
+    with pytest.raises(Stop, match=said):
+        load_plan(tmp_path / "old.safetensors")
 
 
 def test_a_plan_that_is_not_what_its_name_says_is_refused(lineage: Pair, tmp_path: Path) -> None:  # noqa: F811

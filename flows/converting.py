@@ -1,0 +1,265 @@
+"""The commands that compile a plan and convert one adapter: `lorax plan` and `lorax convert`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import tomllib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from flows.adapter_files import adapter_files, open_bases
+from flows.destination import SUFFIX, check_destination, names_a_file, nearest_folder, put
+from flows.settings import ScoreTable
+from lorax.adapter import Adapter
+from lorax.convert import Conversion, SiteReport, conversion_id, convert_adapters, norm_shares
+from lorax.errors import Refused, Stop, TryLater, Unsupported
+from lorax.lowering import LoweredAdapter, lower_adapter
+from lorax.plan import Plan, load_plan, method_named
+from lorax.prepare import Progress as Told
+from lorax.prepare import prepare_plan_file
+from lorax.probe import ProbeSettings
+from lorax.read import read_adapter
+from lorax.weight_file import sha256_file
+from lorax.write import dialect_for, writable_dialect, write_adapter
+
+_WIDTH = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Says which plan an adapter is converted by: one that is there, or what to compile one from.
+
+    source beside plan: the folder of the base that the adapter was made for, for updates that depend on its weights.
+    """
+
+    plan: Path | None = None
+    source: Path | None = None
+    target: Path | None = None
+    method: str | None = None
+    probe: Path | None = None
+
+
+def make_plan(source: Path, target: Path, *, method: str, probe: Path | None, out: Path, as_json: bool) -> int:
+    """Compiles a plan and tells where it is and which sites it reaches; returns the exit status.
+
+    out: a file (*.safetensors), or a folder, in which the plan is named by its sha256. Raises Stop for a wrong call.
+    """
+    check_destination(out)
+    path = _compiled(Recipe(source=source, target=target, method=method, probe=probe), out)
+    plan = load_plan(path)
+    without = Counter(site.reason for site in plan.sites if site.term is None)
+    facts = {
+        "plan": str(path),
+        "plan_id": plan.plan_id,
+        "key": plan.key,
+        "method": plan.method,
+        "settings": dict(plan.settings),
+        "source": plan.source,
+        "target": plan.target,
+        "sites": len(plan.sites),
+        "planned_sites": len(plan.sites) - without.total(),
+        "without_a_plan": dict(sorted(without.items())),
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+        return 0
+    left = "".join(f", {count} left out ({reason})" for reason, count in sorted(without.items()))
+    reached = f"{facts['planned_sites']} of {len(plan.sites)} sites"
+    sys.stdout.write(f"{plan.method}, {plan.source} -> {plan.target}: {reached}{left}\n{path}\n")
+    return 0
+
+
+def convert(path: Path, recipe: Recipe, *, out: Path, dialect: str | None, as_json: bool) -> int:
+    """Converts the adapter at a path and tells what became of its sites; returns the exit status.
+
+    Status 1 for an adapter that cannot be read, moved or said in the dialect. Raises Stop for a wrong call, an existing
+    OUT among them; nothing is left behind then.
+    """
+    _check_recipe(recipe)
+    check_destination(out)
+    if dialect is not None:
+        writable_dialect(dialect)
+    files = adapter_files(path)
+    try:
+        with _plan_of(recipe, out) as plan:
+            adapter = read_adapter(files, candidates=[plan.source_base])
+            lowered = _lowered(adapter, plan, recipe)
+            (result,) = convert_adapters(plan, [lowered.adapter])
+            if isinstance(result, Unsupported):
+                raise result.at(files.name)
+            spoken = dialect or dialect_for(adapter)
+            written = _write(result, plan, adapter, out=out, dialect=spoken, stem=_stem(path, out))
+    except (Refused, TryLater) as problem:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"lorax: {problem} ({problem.reason})", markup=False
+        )
+        return 1
+    except OSError as problem:
+        raise Stop(f"{problem.filename or out}: {problem.strerror or problem}") from problem
+    facts = _facts(result, plan, lowered, spoken, written)
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    else:
+        _tell(result, facts)
+    return 0
+
+
+def read_probe(file: Path | None, *, method: str) -> ProbeSettings:
+    """Returns the probe's settings: a table [probe], or [score] of a migration file; only prompts have no default.
+
+    Raises Stop for a method that needs a probe when there is none, and for a file that does not describe one.
+    """
+    if file is None:
+        if method_named(method).needs != "activations":
+            return ProbeSettings(prompts=())
+        example = '[probe] with prompts = ["a photograph of a harbour", "a portrait of an old sailor"]'
+        raise Stop(f"method {method!r} runs both bases on a probe: give --probe FILE, a TOML file such as {example}")
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = ScoreTable.model_validate(values.get("probe", values.get("score", values)))
+    except OSError as problem:
+        raise Stop(f"--probe {file}: {problem.strerror or problem}") from problem
+    except ValidationError as problem:
+        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in problem.errors())
+        known = ", ".join(ScoreTable.model_fields)
+        raise Stop(f"--probe {file}: {faults}. A table [probe] has {known}") from problem
+    except ValueError as problem:
+        raise Stop(f"--probe {file}: this is no TOML file ({problem})") from problem
+    return ProbeSettings(**table.model_dump())
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    needed = {"--source": recipe.source, "--target": recipe.target, "--method": recipe.method}
+    if recipe.plan is None and (missing := [name for name, value in needed.items() if value is None]):
+        raise Stop(f"give --plan PLAN, or --source, --target and --method; missing: {', '.join(missing)}")
+    beside = {"--target": recipe.target, "--method": recipe.method, "--probe": recipe.probe}
+    if recipe.plan is not None and (surplus := [name for name, value in beside.items() if value is not None]):
+        raise Stop(f"--plan says base models and method already; leave out {', '.join(surplus)}")
+
+
+@contextmanager
+def _plan_of(recipe: Recipe, out: Path) -> Iterator[Plan]:
+    """Gives the plan that is there, or one compiled for this call alone, on the file system of the output."""
+    if recipe.plan is not None:
+        yield _opened(recipe.plan)
+        return
+    with tempfile.TemporaryDirectory(dir=nearest_folder(out), prefix=".lorax-") as scratch:
+        yield load_plan(_compiled(recipe, Path(scratch)))
+
+
+def _opened(path: Path) -> Plan:
+    """A plan file that somebody named. Raises Stop where it cannot be one."""
+    try:
+        return load_plan(path)
+    except Refused as problem:
+        raise Stop(f"--plan {path}: {problem.message}; make a plan with `lorax plan`") from problem
+
+
+def _compiled(recipe: Recipe, out: Path) -> Path:
+    if recipe.source is None or recipe.target is None or recipe.method is None:
+        raise TypeError("a plan is compiled from two base models by a method")
+    probe = read_probe(recipe.probe, method=recipe.method)
+    source, target = open_bases([recipe.source, recipe.target])
+    with _shown() as told:
+        return prepare_plan_file(out, source, target, method=recipe.method, settings={}, probe=probe, progress=told)
+
+
+@contextmanager
+def _shown() -> Iterator[Told]:
+    """Shows progress on a terminal, and nothing anywhere else."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def told(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield told
+
+
+def _lowered(adapter: Adapter, plan: Plan, recipe: Recipe) -> LoweredAdapter:
+    """The adapter as low-rank factors; the source base is opened only for updates that depend on its weights."""
+    rich = [site for site, update in adapter.updates.items() if update.needs_base]
+    if not rich:
+        return lower_adapter(adapter, None)
+    if recipe.source is None:
+        kind = adapter.updates[rich[0]].algorithm
+        message = f"{kind} changes depend on the weights of {plan.source}; give its folder: --source FOLDER"
+        raise Unsupported("needs-base", message, where=str(rich[0]))
+    (source,) = open_bases([recipe.source])
+    if source.base.fingerprint != plan.source_fingerprint:
+        raise Stop(f"--source {recipe.source}: these are not the weights of {plan.source} that the plan was made for")
+    return lower_adapter(adapter, source.weight)
+
+
+def _stem(path: Path, out: Path) -> str:
+    return out.stem if names_a_file(out) else path.resolve().name.removesuffix(SUFFIX)
+
+
+def _write(result: Conversion, plan: Plan, adapter: Adapter, *, out: Path, dialect: str, stem: str) -> list[Path]:
+    """Writes beside the destination first: a conversion that fails leaves nothing behind."""
+    dtype = str(adapter.dtype).removeprefix("torch.")
+    name = conversion_id(adapter.weights_sha256, plan=plan, target=plan.target_base, dialect=dialect, dtype=dtype)
+    metadata = {"lorax_conversion_id": name, "lorax_method": plan.method, "lorax_plan": plan.plan_id}
+    with tempfile.TemporaryDirectory(dir=nearest_folder(out), prefix=".lorax-") as scratch:
+        draft = Path(scratch) / "adapter"
+        base = plan.target_base
+        paths = write_adapter(result.adapter, draft, dialect=dialect, base=base, stem=stem, metadata=metadata)
+        return put(paths, draft, out)
+
+
+def _facts(
+    result: Conversion, plan: Plan, lowered: LoweredAdapter, dialect: str, written: list[Path]
+) -> dict[str, Any]:
+    shares = norm_shares(lowered.adapter, result)
+    return {
+        "files": [{"path": str(path), "sha256": sha256_file(path)} for path in written],
+        "plan_id": plan.plan_id,
+        "method": plan.method,
+        "source": plan.source,
+        "target": plan.target,
+        "dialect": dialect,
+        "scored": False,
+        "sites_total": len(result.sites),
+        "sites_mapped": result.sites_mapped,
+        "kept_norm": shares.kept,
+        "dropped_norm_share": shares.dropped,
+        "approximated_norm_share": lowered.lost_share() if lowered.lost else 0.0,
+        "sites": [asdict(site) for site in result.sites],
+    }
+
+
+def _tell(result: Conversion, facts: dict[str, Any]) -> None:
+    """Prints one line per kind of outcome, then the files."""
+    kinds: dict[str, list[SiteReport]] = defaultdict(list)
+    for site in result.sites:
+        kinds["mapped" if site.target is not None else f"dropped: {site.reason}"].append(site)
+    table = Table(box=None, pad_edge=False, header_style="")
+    for column, side in (("outcome", "left"), ("sites", "right"), ("norm² of all", "right"), ("norm kept", "right")):
+        table.add_column(column, justify="left" if side == "left" else "right")
+    total = sum(site.norm**2 for site in result.sites) or 1.0
+    for kind, sites in sorted(kinds.items(), reverse=True):
+        before = sum(site.norm**2 for site in sites)
+        after = sum((site.kept_norm * site.norm) ** 2 for site in sites)
+        kept = (after / before) ** 0.5 if before else 0.0
+        table.add_row(kind, str(len(sites)), f"{before / total:.1%}", f"{kept:.1%}")
+    console = Console(file=sys.stdout, highlight=False, width=_WIDTH)
+    console.print(f"{facts['source']} -> {facts['target']} by {facts['method']}", markup=False)
+    console.print(table)
+    if facts["approximated_norm_share"]:
+        console.print(f"{facts['approximated_norm_share']:.2%} of norm² was lost in writing the changes as LoRA")
+    console.print("Not scored: how much of the effect is left is only known to `lorax migrate`.", markup=False)
+    sys.stdout.write("".join(f"{each['path']}\n" for each in facts["files"]))
