@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 from lorax.adapter import Site
 from lorax.base_model import BaseModel
+from lorax.block_likeness import by_likeness
 from lorax.checkpoint import Checkpoint
+from lorax.correspondence import Aligner, Rule, evenly
+from lorax.correspondences import RULES
 from lorax.linear_algebra import leading_subspaces, overlap_above_chance
+from lorax.text_encoder_pairs import match_text_encoders
 
 
 @dataclass(frozen=True, slots=True)
 class SiteSimilarity:
-    """Likeness of the two bases at one site.
+    """Likeness of the two bases at one target site and its source.
 
     `weight_distance` is ||W_t - W_s|| / ||W_s||; `left` and `right` are overlaps of the singular subspaces that hold
     half of each weight's squared norm, on the output and the input side, with the chance level taken out (0 = chance).
@@ -25,28 +29,45 @@ class SiteSimilarity:
     right: float
 
 
-def correspondence(source: BaseModel, target: BaseModel) -> Mapping[Site, Site | str]:
-    """Returns for every target site the source site that feeds it, or the reason why none does.
+def rule_for(source: BaseModel, target: BaseModel) -> Rule:
+    """Gives the most special rule of lorax/correspondences that applies to a pair; there always is one."""
+    return next(rule for rule in sorted(RULES.values(), key=lambda rule: rule.order) if rule.applies(source, target))
 
-    Members of one family spell equal modules equally, so the same site is its own source; a site that only the target
-    has gets `no-such-site`.
+
+def correspondence(source: BaseModel, target: BaseModel, *, align: Aligner = evenly) -> Mapping[Site, Site | str]:
+    """Returns for every target site the source site that feeds it, or the reason (WITHOUT_SOURCE) why none does.
+
+    No source feeds two targets. Shapes may differ: whether an update can be carried is for the method to say.
     """
-    return {site: site if site in source.sites else "no-such-site" for site in target.sites}
+    found = {**rule_for(source, target).match(source, target, align), **match_text_encoders(source, target)}
+    return {site: found[site] for site in target.sites}
+
+
+def correspondence_by_weights(source: Checkpoint, target: Checkpoint) -> Mapping[Site, Site | str]:
+    """Returns the same, with stacks of unequal depth aligned by the likeness of their weights."""
+    return correspondence(source.base, target.base, align=by_likeness(source, target))
 
 
 def without_home(source: BaseModel, target: BaseModel) -> frozenset[Site]:
     """Returns the source sites whose updates have no target site to go to."""
-    return frozenset(source.sites) - frozenset(target.sites)
+    return frozenset(source.sites) - set(correspondence(source, target).values())
 
 
 def similarity(source: Checkpoint, target: Checkpoint, *, energy: float = 0.5) -> list[SiteSimilarity]:
-    """Measures likeness at every site that both bases have in the same shape, in the order of sites."""
-    shared = [site for site, shape in sorted(target.base.sites.items()) if source.base.sites.get(site) == shape]
-    return [_compare(site, source, target, energy) for site in shared]
+    """Measures likeness at every target site whose source has the same shape, in the order of sites."""
+    pairs = sorted(correspondence(source.base, target.base).items())
+    return [
+        site_similarity(source, target, site, origin, energy=energy)
+        for site, origin in pairs
+        if isinstance(origin, Site) and source.base.sites[origin] == target.base.sites[site]
+    ]
 
 
-def _compare(site: Site, source: Checkpoint, target: Checkpoint, energy: float) -> SiteSimilarity:
-    here, there = source.weight(site).flatten(1), target.weight(site).flatten(1)
+def site_similarity(
+    source: Checkpoint, target: Checkpoint, site: Site, origin: Site, *, energy: float = 0.5
+) -> SiteSimilarity:
+    """Measures likeness of a target site and its source, which have the same shape."""
+    here, there = source.weight(origin).flatten(1), target.weight(site).flatten(1)
     first, second = leading_subspaces(here, energy=energy), leading_subspaces(there, energy=energy)
     return SiteSimilarity(
         site=str(site),
