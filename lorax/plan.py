@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,19 +130,27 @@ class Plan:
         return write_plan(folder, self.head, tensors, [described(site) for site in self.sites])
 
 
-def write_plan(out: Path, head: PlanHead, tensors: Mapping[str, Tensor], sites: Iterable[Mapping[str, Any]]) -> Path:
+def write_plan(
+    out: Path,
+    head: PlanHead,
+    tensors: Mapping[str, Tensor],
+    sites: Iterable[Mapping[str, Any]],
+    *,
+    write: Callable[..., str] = write_weight_file,
+) -> Path:
     """Writes a plan file atomically and returns its path.
 
-    out: a file (*.safetensors), or a folder, in which the file is named by its own sha256.
+    out: a file (*.safetensors), or a folder, in which the file is named by its own sha256; write: a function that
+    writes as `write_weight_file` does.
     """
     metadata = head.metadata(sites)
     if is_plan_file(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_weight_file(out, tensors, metadata=metadata)
+        write(out, tensors, metadata=metadata)
         return out
     out.mkdir(parents=True, exist_ok=True)
     draft = out / f".draft-{os.getpid()}-{head.key[:16]}.safetensors"
-    final = out / f"{write_weight_file(draft, tensors, metadata=metadata)}.safetensors"
+    final = out / f"{write(draft, tensors, metadata=metadata)}.safetensors"
     draft.replace(final)
     return final
 
