@@ -199,7 +199,7 @@ def test_a_file_that_may_not_be_read_is_told_and_the_others_too(
 
     assert [record["problem"] and record["problem"][0] for record in records] == ["unreadable", None]
     assert (ask("inspect", tmp_path).exit_code, ask("inspect", tmp_path / "a.safetensors").exit_code) == (1, 1)
-    assert ask("rewrite", tmp_path / "a.safetensors", "--dialect", "peft", "-o", tmp_path / "out").exit_code in {1, 2}
+    assert ask("rewrite", tmp_path / "a.safetensors", "--dialect", "peft", "-o", tmp_path / "out").exit_code == 1
 
 
 def test_a_base_that_is_given_is_compared_with(tmp_path: Path) -> None:
@@ -261,9 +261,8 @@ def test_every_pair_of_dialects_gives_the_same_adapter(first: str, second: str, 
     found = read(tmp_path / "out" if len(made) > 1 else made[0])
     assert found.dialect == second
     assert_same(found.updates, adapter.updates)
-    if {first, second}.isdisjoint({"diffusers_old", "peft", "comfyui", "onetrainer", "ai_toolkit"}):
-        assert found.trigger_words == ("zebra",)
-        assert found.metadata["modelspec.author"] == "somebody"
+    assert found.trigger_words == ("zebra",)
+    assert found.metadata["modelspec.author"] == "somebody"
 
 
 def full_rank_lokr(shape: SiteShape) -> LoKr:
@@ -371,8 +370,8 @@ def test_changes_of_norms_are_never_lost_silently(tmp_path: Path) -> None:
 
     assert refused.exit_code == 1
     assert not (tmp_path / "k.safetensors").exists()
-    if kept.exit_code == 0:
-        assert torch.equal(read(tmp_path / "c.safetensors").vectors[vector], torch.ones(SD.vectors[vector]))
+    assert (kept.exit_code, kept.stderr) == (0, "")
+    assert torch.equal(read(tmp_path / "c.safetensors").vectors[vector], torch.ones(SD.vectors[vector]))
 
 
 def test_an_undecided_base_is_asked_for_and_never_made_up(tmp_path: Path) -> None:
