@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
-from lorax.methods._norm_match import norm_matched
+from lorax.norm_match import norm_matched
 from lorax.operators import Identity
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lorax.linear_algebra import leading_subspaces
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
-from lorax.methods._norm_match import norm_matched
+from lorax.norm_match import norm_matched
 from lorax.operators import Operator, cheaper, projector
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from lorax.linear_algebra import leading_subspaces, overlap_above_chance
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
-from lorax.methods._norm_match import norm_matched
+from lorax.norm_match import norm_matched
 from lorax.operators import projector
 
 

@@ -11,8 +11,9 @@ which is U V^T of the SVD of X_t^T X_s, and of G_t^T G_s (orthogonal Procrustes;
 gradients are what the statistics hold. Not done: the papers' optional partial whitening. Sums are not centred.
 
 Where the probe is silent the best isometry is anybody's: for equal widths a small multiple of the identity (`silence`,
-relative to the mean singular value) decides; for unequal ones such directions are dropped. Norms are kept as they are
-between equal widths, so `norm_match` only follows the weights' norms there.
+relative to the root mean square of the singular values; 0 drops what was not heard) decides; for unequal ones such
+directions are dropped. Norms are kept as they are between equal widths, so `norm_match` only follows the weights' norms
+there.
 
 Known failures: an isometry cannot follow a rescaling of hidden units, which `calibrated` can, and it trusts directions
 that the probe hardly moved as much as those that it moved most.
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from lorax.linear_algebra import polar_factor
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
-from lorax.methods._norm_match import norm_matched
+from lorax.norm_match import norm_matched
 from lorax.operators import Dense
 
 
@@ -48,7 +49,7 @@ def _isometry(cross: Tensor, silence: float) -> Tensor:
     cross = cross.double()
     if cross.shape[0] == cross.shape[1]:
         # The Frobenius norm over sqrt(width) is the root mean square of the singular values.
-        pull = silence * float(cross.norm()) / cross.shape[0] ** 0.5 or 1.0
+        pull = silence * (float(cross.norm()) / cross.shape[0] ** 0.5 or 1.0)
         cross = cross + pull * torch.eye(cross.shape[0], dtype=torch.float64, device=cross.device)
     return polar_factor(cross).float()
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lorax.linear_algebra import leading_subspaces, overlap_above_chance
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
-from lorax.methods._norm_match import norm_matched
+from lorax.norm_match import norm_matched
 from lorax.operators import Operator, identity_plus
 
 

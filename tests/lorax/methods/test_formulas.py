@@ -190,11 +190,15 @@ def test_weights_with_unlike_subspaces_get_no_update_where_likeness_is_asked_for
     assert isinstance(itself, Term)
 
 
-def test_procrustes_leaves_alone_what_the_probe_never_moved() -> None:
+def test_procrustes_leaves_alone_what_the_probe_never_moved_or_drops_it() -> None:
     quiet = torch.diag(torch.tensor([1.0] * 5 + [0.0] * 3))
     inputs, pulls = random(40, 8) @ quiet, random(40, 8, seed=1) @ quiet
     weight, update = random(8, 8, seed=2), random(8, 8, seed=3)
 
-    term = compile_toy("procrustes", weight, weight, statistics=sums((inputs, inputs), (pulls, pulls)))
+    statistics = sums((inputs, inputs), (pulls, pulls))
 
-    assert torch.allclose(carry(term, update, to=weight), update, atol=1e-5)
+    kept = compile_toy("procrustes", weight, weight, statistics=statistics)
+    dropped = compile_toy("procrustes", weight, weight, statistics=statistics, settings={"silence": 0.0})
+
+    assert torch.allclose(carry(kept, update, to=weight), update, atol=1e-5)
+    assert torch.allclose(carry(dropped, update, to=weight), quiet @ update @ quiet, atol=1e-5)
