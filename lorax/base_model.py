@@ -50,6 +50,8 @@ class Family:
     not_sites: last parts of canonical paths whose two-dimensional weight is a lookup table;
     spoken: version -> (ss_base_model_version, modelspec.architecture without "/lora"), as other programs spell them;
     parameters: version -> how many numbers its real checkpoint holds in the listed components, as a check;
+    labels: words for the whole family, which leave the version open;
+    look_alikes: words for other models whose adapters have names and shapes of this family's;
     namings: code base -> what it calls the modules; "own" holds the canonical names and has to be there;
     program_namings: what programs call the modules whose names are never flattened, in addition to namings; a dialect
     has to ask for them, for flattened they might be another family's;
@@ -70,6 +72,8 @@ class Family:
     not_sites: frozenset[str] = frozenset()
     spoken: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    look_alikes: tuple[str, ...] = ()
     namings: Mapping[str, Naming] = field(default_factory=_own_namings)
     program_namings: Mapping[str, Naming] = field(default_factory=dict)
     trainer_naming: str = "own"

@@ -91,7 +91,8 @@ def normalised(word: str) -> str:
 @lru_cache(maxsize=1024)
 def _names_of(base: BaseModel) -> frozenset[str]:
     """All words for a base, normalised: its own, its labels, and those that other programs write for its version."""
-    words = (base.name, *base.labels, *spoken_version(base))
+    family = FAMILIES.get(base.family)
+    words = (base.name, *base.labels, *spoken_version(base), *(family.labels if family is not None else ()))
     return frozenset(map(normalised, words)) - {""}
 
 
@@ -313,7 +314,9 @@ def _narrowed(
         # A word for an architecture holds for every checkpoint of that architecture.
         meant = [base for base in group if any(_covers(other, base) for other in named)]
         if not named:
-            evidence.append(f"{said}, which is no base model at hand")
+            stranger = any(_looks_like(claim, base) for base in left)
+            problem = problem or (_contradiction(claim, named, left, evidence, where) if stranger else None)
+            evidence.append(f"{said}, which {'only looks like it' if stranger else 'is no base model at hand'}")
             continue
         agreed = [base for base in left if base in meant]
         if not agreed and (overruled := _overruled(claim, proven=proven)):
@@ -327,6 +330,12 @@ def _narrowed(
         proven = proven or claim.is_hash
         evidence.append(f"{said}: {', '.join(base.name for base in agreed)}")
     return left, evidence, problem
+
+
+def _looks_like(claim: Claim, base: BaseModel) -> bool:
+    """Tells whether a claim names a model whose adapters look like those of this base and are not."""
+    family = FAMILIES.get(base.family)
+    return family is not None and normalised(claim.word) in map(normalised, family.look_alikes)
 
 
 def _overruled(claim: Claim, *, proven: bool) -> str:
@@ -349,9 +358,10 @@ def _contradiction(
     claim: Claim, named: Sequence[BaseModel], left: Sequence[BaseModel], evidence: Sequence[str], where: str
 ) -> Unsupported:
     before = "; ".join(evidence) or "names and shapes of its modules"
+    names = ", ".join(base.name for base in named) or "another model with modules of these names and shapes"
     return Unsupported(
         "base-contradicted",
-        f"{claim.source} says {_shown(claim.word)}, which is {', '.join(base.name for base in named)}, but other "
+        f"{claim.source} says {_shown(claim.word)}, which is {names}, but other "
         f"evidence leaves {', '.join(base.name for base in left)} ({before}). Ask the author which base it is for",
         where=where,
     )

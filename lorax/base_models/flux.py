@@ -154,6 +154,7 @@ FAMILY = Family(
         "flux1-control": 16_786_976_064,
         "flux1-fill": 16_787_762_496,
     },
+    look_alikes=("Chroma", "Chroma1", "Flux.2 D"),
     namings={"own": own_names_and_text_encoders, "original": ORIGINAL},
     trainer_naming="original",
     flat_prefixes={

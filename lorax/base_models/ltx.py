@@ -59,7 +59,7 @@ _TRANSFORMERS = {"ltx-video-2b": _Transformer(28, 2048), "ltx-video-13b": _Trans
 
 _LABELS = {
     "ltx-video-2b": (
-        "LTXV", "Lightricks/LTX-Video", "Lightricks/LTX-Video-0.9.1", "Lightricks/LTX-Video-0.9.5", "ltx-video-2b-v0.9",
+        "Lightricks/LTX-Video", "Lightricks/LTX-Video-0.9.1", "Lightricks/LTX-Video-0.9.5", "ltx-video-2b-v0.9",
         "ltx-video-2b-v0.9.1", "ltx-video-2b-v0.9.5", "ltxv-2b-0.9.6-dev", "ltxv-2b-0.9.6-distilled",
         "ltxv-2b-0.9.8-distilled",
     ),
@@ -91,6 +91,8 @@ FAMILY = Family(
         "ltx-video-2b": 1_923_385_472,
         "ltx-video-13b": 13_042_569_344,
     },
+    labels=("LTXV",),
+    look_alikes=("LTXV2", "LTXV 2.3"),
     namings={"own": own_names, "original": renamed("transformer", _original_name)},
     flat_prefixes={"transformer": ("lora_unet_", "lora_transformer_")},
 )

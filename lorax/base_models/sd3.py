@@ -134,7 +134,7 @@ _LABELS = {
         "stabilityai/stable-diffusion-3.5-medium",
     ),
     "sd3.5-large": (
-        "SD 3.5", "SD 3.5 Large", "SD 3.5 Large Turbo", "stable-diffusion-3-3-5-large", "stable-diffusion-3-5-large",
+        "SD 3.5 Large", "SD 3.5 Large Turbo", "stable-diffusion-3-3-5-large", "stable-diffusion-3-5-large",
         "sd3-5-large", "stabilityai/stable-diffusion-3.5-large", "stabilityai/stable-diffusion-3.5-large-turbo",
     ),
 }  # fmt: skip
@@ -186,6 +186,7 @@ FAMILY = Family(
         "sd3.5-medium": 7_823_792_320,
         "sd3.5-large": 13_637_248_320,
     },
+    labels=("SD 3.5",),
     namings={"own": own_names_and_text_encoders, "original": ORIGINAL},
     trainer_naming="original",
     flat_prefixes={

@@ -95,5 +95,6 @@ FAMILY = Family(
     trainer_naming="sgm",
     flat_prefixes=pipelines.TWO_ENCODERS,
     equal_architectures=(frozenset({"sdxl", "sdxl-inpainting"}),),
+    look_alikes=("Kolors", "Pony V7", "AuraFlow"),
     variants={"sdxl-inpainting": "sdxl"},
 )

@@ -163,6 +163,7 @@ FAMILY = Family(
         "wan2.2-t2v-a14b": 28_576_983_168,
         "wan2.2-i2v-a14b": 28_577_802_368,
     },
+    labels=("Wan Video",),
     namings={"own": own_names, "original": ORIGINAL["transformer"], "original-2": ORIGINAL["transformer_2"]},
     trainer_naming="original",
     # Trainers write one file for each expert, with the same names; the low-noise expert has no prefix of its own.

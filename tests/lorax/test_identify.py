@@ -202,6 +202,20 @@ def test_a_variant_gives_way_to_the_plain_version_unless_words_name_it(who: Ask)
     assert who(known_bases(), modules=found, labels=["sd1.5-inpainting"])[0] == "sd1.5-inpainting"
 
 
+def test_a_word_for_a_model_that_only_looks_alike_is_a_contradiction(who: Ask) -> None:
+    found = modules_of(known("sdxl"), match="attn")
+
+    assert who(known_bases(), modules=found, labels=["Pony"])[0] == "sdxl"
+    with pytest.raises(Unsupported, match="Kolors") as raised:
+        who(known_bases(), modules=found, labels=["Kolors"])
+    assert raised.value.reason == "base-contradicted"
+
+
+def test_a_word_for_a_family_leaves_its_versions_to_the_shapes(who: Ask) -> None:
+    for name in ("ltx-video-2b", "ltx-video-13b"):
+        assert who(known_bases(), modules=modules_of(known(name), match="attn"), labels=["LTXV"])[0] == name
+
+
 def known(name: str) -> BaseModel:
     return next(base for base in known_bases() if base.name == name)
 

@@ -168,7 +168,7 @@ def test_one_word_decides_a_part_that_ssd_1b_and_sdxl_share(
 def test_pony_v7_is_another_architecture_and_no_word_for_sdxl(wild: Wild) -> None:
     refusal = wild.refusal(ssd_1b(only="output_blocks_0_1_transformer_blocks_1"), UNETS, labels=["Pony V7"])
 
-    assert refusal.reason == "base-undecided"
+    assert refusal.reason == "base-contradicted"
     assert "Pony V7" in refusal.message
 
 
