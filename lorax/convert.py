@@ -19,7 +19,7 @@ from lorax.adapter import Adapter, BaseVerdict, LowRank, Site
 from lorax.base_model import BaseModel
 from lorax.errors import Unsupported
 from lorax.method import Term
-from lorax.operators import Dense, Factored, Identity, Operator
+from lorax.operators import Identity, Operator
 from lorax.plan import Plan, PlannedSite
 
 
@@ -149,19 +149,10 @@ class _Stack:
 def _on_channels(operator: Operator, rows: Tensor, taps: int) -> Tensor:
     """Applies an operator to rows (k, in·taps) from the right, on channels alone where taps > 1."""
     if taps == 1:
-        return _on_rows(operator, rows)
+        return operator.apply_rows(rows)
     count = rows.shape[0]
     by_tap = rows.reshape(count, -1, taps).permute(0, 2, 1).reshape(count * taps, -1)
-    return _on_rows(operator, by_tap).reshape(count, taps, -1).permute(0, 2, 1).reshape(count, -1)
-
-
-def _on_rows(operator: Operator, rows: Tensor) -> Tensor:
-    """Gives (operator · rows^T)^T. The matrices are turned, which is free, so that rows come out as rows lie."""
-    if isinstance(operator, Dense):
-        return rows @ operator.matrix.mT
-    if isinstance(operator, Factored):
-        return (rows @ operator.right.mT) @ operator.left.mT
-    return operator.apply(rows.mT).mT
+    return operator.apply_rows(by_tap).reshape(count, taps, -1).permute(0, 2, 1).reshape(count, -1)
 
 
 class _Norms:
