@@ -136,4 +136,5 @@ def _expectations(found: Comparison) -> Table:
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+    # Adding zero turns -0.0 into 0.0.
+    return "" if value is None else f"{round(value, 2) + 0.0:.2f}"

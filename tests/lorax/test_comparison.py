@@ -8,8 +8,9 @@ import pytest
 from lorax.adapter import Site
 from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
+from lorax.base_pair import SiteSimilarity
 from lorax.checkpoint import open_checkpoint
-from lorax.comparison import Comparison, compare_bases, compare_checkpoints
+from lorax.comparison import Comparison, _likeness, compare_bases, compare_checkpoints
 from lorax.expectations import CASES, EXPECTED
 from lorax.places import Place, network_order, place_of
 
@@ -36,6 +37,24 @@ def test_weights_tell_how_two_bases_are_related(digits: Path, target: str, case:
     found = compared(digits, "digits-v1", target)
     assert found.case == case
     assert found.share == 1.0
+
+
+@pytest.mark.parametrize(
+    ("distance", "overlap", "whole", "case"),
+    [
+        (0.001, 1.0, True, "same"),
+        (0.001, 1.0, False, "blocks-removed"),
+        (0.4, 0.6, True, "lineage"),
+        (0.8, 0.05, True, "related"),
+        (1.3, 0.2, True, "related"),
+        (1.41, 0.02, True, "strangers"),
+        (1.41, 0.02, False, "strangers"),
+    ],
+)
+def test_the_medians_decide(distance: float, overlap: float, *, whole: bool, case: str) -> None:
+    typical = SiteSimilarity("unet:mid", distance, overlap, overlap)
+    odd = SiteSimilarity("unet:conv_in", 9.0, -1.0, -1.0)
+    assert _likeness([typical, odd, typical], whole=whole) == case
 
 
 def test_a_deeper_target_is_of_one_lineage_with_blocks_added(digits: Path) -> None:
