@@ -202,3 +202,14 @@ def test_procrustes_leaves_alone_what_the_probe_never_moved_or_drops_it() -> Non
 
     assert torch.allclose(carry(kept, update, to=weight), update, atol=1e-5)
     assert torch.allclose(carry(dropped, update, to=weight), quiet @ update @ quiet, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["copy-scaled", "cross-lora", "lora-x", "procrustes", "prolora"])
+def test_kernels_of_different_size_are_refused(method: str) -> None:
+    here, there = random(6, 5, 3, 3), random(6, 5, 1, 1)
+    rows = random(40, 5), random(40, 6)
+    statistics = sums((rows[0], rows[0]), (rows[1], rows[1]))
+
+    found = compile_toy(method, here, there, statistics=statistics)
+
+    assert getattr(found, "reason", "") == "shape-differs"
