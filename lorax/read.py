@@ -157,8 +157,8 @@ def _refuse_nothing(reader: _Reader) -> None:
 
 
 def _is_nothing(update: Update) -> bool:
-    factors = update.low_rank()
-    return factors is not None and factors.norm() == 0
+    norm = getattr(update, "norm", None)  # LoHa and LoKr know theirs without forming factors
+    return norm is not None and norm() == 0
 
 
 def _common_dtype(examination: Examination, placed: Placed) -> torch.dtype:
