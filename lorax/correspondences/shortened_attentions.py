@@ -1,6 +1,6 @@
 """U-Nets of one grid of blocks whose attentions are of other depth: SDXL, SSD-1B and Segmind-Vega among each other.
 
-Segmind distilled SSD-1B and Vega from SDXL under a loss that ties every residual layer and every attention to its
+Segmind's published code distils SSD-1B from SDXL under a loss that ties every residual layer and every attention to its
 namesake, and the only residual layer of the middle to the whole middle of SDXL. So blocks correspond by name; the
 middle attention and second residual layer have no home. Attentions of equal depth correspond block by block. Which
 blocks of a shortened one (10 to 4, 2 to 1) survived was not published in a form that could be checked: they are
