@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,6 +22,14 @@ BATCH, LENGTH = 8, 128
 PEAK = 4e-3
 
 
+@contextmanager
+def no_future_warnings() -> Iterator[None]:
+    """Keeps quiet about a name that transformers gives up and peft still uses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
+
+
 def _rate(step: int) -> float:
     """Gives the learning rate of a step: a short rise, then a straight line to zero."""
     return PEAK * min((step + 1) / 20, 1 - step / STEPS)
@@ -28,7 +39,8 @@ def train_adapter(base: LlamaForCausalLM, domain: str, seed: int, steps: int = S
     """Trains an adapter for a domain on a base, which is changed in place; the same seed gives the same adapter."""
     torch.manual_seed(1000 + seed)
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=MODULES, task_type="CAUSAL_LM")
-    model = get_peft_model(base, config).train()
+    with no_future_warnings():
+        model = get_peft_model(base, config).train()
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=PEAK, weight_decay=0.01, fused=True)
     tokens = stream(training_documents(domain))
@@ -69,4 +81,5 @@ def save_adapter(model: PeftModel, folder: Path, base: str, domain: str) -> None
 
 def open_adapter(base: LlamaForCausalLM, folder: Path) -> PeftModel:
     """Puts a written adapter on a base, which is changed in place, float32."""
-    return PeftModel.from_pretrained(base, str(folder), local_files_only=True).float().eval()
+    with no_future_warnings():
+        return PeftModel.from_pretrained(base, str(folder), local_files_only=True).float().eval()

@@ -22,7 +22,7 @@ def loss(model: nn.Module, content: bytes) -> float:
     """Gives nats per byte: each row of 256 bytes on its own, the first byte of each given, float32."""
     tokens = rows(content)
     total = 0.0
-    for batch in tokens.split(AT_ONCE):
+    for batch in torch.split(tokens, AT_ONCE):
         logits = model(input_ids=batch, use_cache=False).logits
         total += F.cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
     return total / (len(tokens) * (CONTEXT - 1))
