@@ -51,8 +51,8 @@ def leading_subspaces(weight: Tensor, *, energy: float, most: int | None = None)
         found = randomised_subspaces(matrix, rank=most or 512)
     else:
         slim = max(matrix.shape) >= 2 * short and (energy < 1.0 or cap < short)
-        gram = _gram_subspaces(matrix) if slim else None
-        found = gram if gram is not None and _resolved(gram, total, energy=energy, cap=cap) else _svd(matrix)
+        gram = _gram_subspaces(matrix, total, energy=energy, cap=cap) if slim else None
+        found = gram or _svd(matrix)
     return _first(found, min(_rank_for(found.values, total, energy=energy), cap))
 
 
@@ -95,21 +95,21 @@ def polar_factor(matrix: Tensor) -> Tensor:
     return factor
 
 
-def _gram_subspaces(matrix: Tensor) -> Subspaces:
-    """Returns all singular directions from the Gram matrix of the shorter side; small ones are inexact."""
+def _gram_subspaces(matrix: Tensor, total: float, *, energy: float, cap: int) -> Subspaces | None:
+    """Returns the directions asked for from the Gram matrix of the shorter side; None where it cannot resolve them."""
     tall = matrix.shape[0] > matrix.shape[1]
-    wide = (matrix.T if tall else matrix).double()
-    squares, vectors = torch.linalg.eigh(wide @ wide.T)
-    values, short = squares.flip(0).clamp_min(0).sqrt(), vectors.flip(1)
+    wide = matrix.T if tall else matrix
+    doubled = wide.double()
+    squares, vectors = torch.linalg.eigh(doubled @ doubled.T)
+    values = squares.flip(0).clamp_min(0).sqrt()
+    rank = min(_rank_for(values, total, energy=energy), cap)
+    if values[rank - 1] <= GRAM_FLOOR * values[0]:
+        return None
     # float32 from here on: what is left is a product, as exact as its operands.
-    long = (wide.T.float() @ short.float()) / values.clamp_min(1e-30).float()
-    left, right = (long, short.float()) if tall else (short.float(), long)
-    return Subspaces(left, values.float(), right)
-
-
-def _resolved(found: Subspaces, total: float, *, energy: float, cap: int) -> bool:
-    rank = min(_rank_for(found.values, total, energy=energy), cap)
-    return bool(found.values[rank - 1] > GRAM_FLOOR * found.values[0])
+    short = vectors.flip(1)[:, :rank].float()
+    long = (wide.T @ short) / values[:rank].float()
+    left, right = (long, short) if tall else (short, long)
+    return Subspaces(left, values[:rank].float(), right)
 
 
 def _svd(matrix: Tensor) -> Subspaces:
