@@ -176,7 +176,8 @@ def _conversion_node(reader: Reader, conversion_id: str) -> TraceNode:
     )[0]
     facts = _facts(
         row,
-        *("method", "source", "target", "sites_mapped", "sites_total", "kept_norm", "dropped_norm_share", "approximated_norm_share"),
+        *("method", "source", "target", "sites_mapped", "sites_total"),
+        *("kept_norm", "dropped_norm_share", "approximated_norm_share"),
         *("weights_sha256_out", "code_version", "run_id", "converted_at"),
     )
     plan = _plan_node(reader, str(row["plan_id"]))

@@ -105,8 +105,10 @@ def dialects_page() -> str:
     return "\n\n".join(
         [
             "# Files that lorax reads and writes",
-            "A conversion is written in the dialect that its source file had. `lorax inspect` tells what a file is, "
-            "`lorax rewrite` writes it in another dialect; [adapter-files.md](adapter-files.md) tells more.",
+            (
+                "A conversion is written in the dialect that its source file had. `lorax inspect` tells what a file is,"
+                " `lorax rewrite` writes it in another dialect; [adapter-files.md](adapter-files.md) tells more."
+            ),
             table(["dialect", "what it is", "read, write"], dialects),
             "## Algorithms\n\nHow an update is stored.",
             table(["algorithm", "what it is"], summaries(moved)),

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lorax.adapter import Adapter, BaseVerdict, LowRank, Site, Update
 from lorax.base_model import BaseModel
+from lorax.base_models.stable_diffusion import NAME
 from lorax.inventories.text_encoders import clip_text
 from lorax.inventories.unet import UNet
-from lorax.base_models.stable_diffusion import NAME
 from lorax.inventory import Parameter, take_inventory
 from lorax.weight_file import write_weight_file
 
