@@ -44,6 +44,36 @@ def test_copy_reports_every_site_kept_whole(lineage: Pair) -> None:  # noqa: F81
     assert (shares.kept, shares.dropped) == (pytest.approx(1.0), 0.0)
 
 
+def test_the_report_has_the_norm_of_every_update_whatever_the_ranks_beside_it(lineage: Pair) -> None:  # noqa: F811
+    base = lineage.source.base
+    adapters = [make_adapter(base, seed=1, rank=2, match=""), make_adapter(base, seed=2, rank=3, strength=7.0)]
+    plan = lineage.plan("lora-x", {"energy": 0.5})
+
+    for adapter, found in zip(adapters, convert_adapters(plan, adapters), strict=True):
+        assert isinstance(found, Conversion)
+        for report in found.sites:
+            site = Site.parse(report.site)
+            was, now = adapter.low_rank()[site].norm(), found.adapter.low_rank()[site].norm()
+            assert report.norm == pytest.approx(was, rel=1e-4)
+            assert report.kept_norm * report.norm == pytest.approx(now, rel=1e-3, abs=1e-6)
+
+
+def test_a_site_that_feeds_two_is_reported_with_both(lineage: Pair) -> None:  # noqa: F811
+    plan = lineage.plan("copy")
+    first, second = [site for site in plan.sites if site.target.path.endswith("attn1.to_q")][:2]
+    twice = replace(plan, sites=(first, replace(second, source=first.source)))
+    adapter = make_adapter(lineage.source.base)
+    adapter = replace(adapter, updates={first.target: adapter.updates[first.target]})
+
+    (found,) = convert_adapters(twice, [adapter])
+
+    assert isinstance(found, Conversion)
+    (report,) = found.sites
+    assert report.target == f"{first.target}, {second.target}"
+    assert report.kept_norm == pytest.approx(2**0.5)
+    assert norm_shares(adapter, found).kept == pytest.approx(2.0)
+
+
 def test_a_projection_never_makes_an_update_longer(lineage: Pair) -> None:  # noqa: F811
     adapter = make_adapter(lineage.source.base, match="")
 

@@ -6,7 +6,7 @@ import pytest
 
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import Stop
-from lorax.prepare import calibration_probe, key_for, prepare_plan
+from lorax.prepare import calibration_probe, key_for, prepare_plan, prepare_plan_file
 from lorax.probe import ProbeSettings
 from tests.stand_ins.pairs import SETTINGS
 from tests.stand_ins.tiny_bases import make_base, nudged
@@ -27,6 +27,24 @@ def test_a_prepared_plan_has_the_key_that_was_foretold(method: str, folders: tup
 
     assert plan.key == key_for(source, target, method=method, settings={}, probe=SETTINGS)
     assert all(site.term is not None for site in plan.sites)
+
+
+@pytest.mark.parametrize("method", ["lora-x", "calibrated"])
+def test_a_plan_prepared_on_disk_is_the_one_prepared_in_memory(
+    method: str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, target = (open_checkpoint(folder, name=folder.name) for folder in folders)
+    told: list[tuple[str, int, int]] = []
+
+    path = prepare_plan_file(
+        tmp_path / "disk", source, target, method=method, settings={}, probe=SETTINGS,
+        progress=lambda *each: told.append(each),
+    )  # fmt: skip
+
+    saved = prepare_plan(source, target, method=method, settings={}, probe=SETTINGS).save(tmp_path / "memory")
+    assert path.read_bytes() == saved.read_bytes()
+    assert told[-1] == ("compile", len(target.base.sites), len(target.base.sites))
+    assert ("calibrate" in {stage for stage, *_ in told}) == (method == "calibrated")
 
 
 def test_progress_is_told_by_stage_up_to_the_end(folders: tuple[Path, Path]) -> None:
