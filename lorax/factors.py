@@ -21,10 +21,16 @@ _CARRIERS = (
 )  # fmt: skip
 
 
+_SUMMED = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+
 def count_non_finite(tensor: Tensor) -> int:
-    """Counts the values of a float32 tensor that are NaN or infinite."""
-    # Where all is well, one pass: a sum is finite only if its numbers are. It may overflow, so then they are counted.
-    return 0 if math.isfinite(float(tensor.sum())) else int((~torch.isfinite(tensor)).sum())
+    """Counts the values of a tensor that are NaN or infinite."""
+    # Where all is well, one pass without a copy: a sum is finite only if its numbers are. It may overflow, so then they
+    # are counted.
+    if tensor.dtype in _SUMMED and math.isfinite(float(tensor.sum(dtype=torch.float32))):
+        return 0
+    return int((~torch.isfinite(tensor.float())).sum()) if tensor.is_floating_point() else 0
 
 
 def for_file(tensors: Mapping[str, Tensor], *, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -98,7 +104,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def _balanced(up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if dtype != torch.float16:
         return up, down
-    largest = [float(factor.abs().max()) for factor in (up, down)]
+    largest = [max(abs(float(end)) for end in factor.aminmax()) for factor in (up, down)]
     if not all(0 < size < math.inf for size in largest):
         return up, down
     # Values below 2^-14 lose digits in half precision; keep 2^-7 of room under the largest value of each factor.

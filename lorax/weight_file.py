@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,7 +234,8 @@ def write_weight_file(path: Path, tensors: Mapping[str, Tensor], *, metadata: Ma
     """
     ordered = _laid_out(tensors)
     header = _header_for(ordered, metadata)
-    return write_file(path, (len(header).to_bytes(8, "little"), header, *map(_bytes_of, ordered.values())))
+    start = (len(header).to_bytes(8, "little"), header)
+    return write_file(path, chain(start, map(_bytes_of, ordered.values())))
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> str:

@@ -116,7 +116,7 @@ def _encode(update: Update, named: NamedModule, base: BaseModel, dialect: Dialec
 
 def _refuse_overflow(file: EncodedFile, folder: Path) -> None:
     for name, tensor in file.tensors.items():
-        if count_non_finite(tensor.float()):
+        if count_non_finite(tensor):
             message = f"tensor {name!r} holds values that {tensor.dtype} cannot; write it in float32"
             raise Refused("non-finite", message, where=str(folder / file.name))
 
