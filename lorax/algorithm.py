@@ -38,7 +38,7 @@ class Layout:
         return self.shape is not None and same_weight(self.shape, wanted)
 
     def __str__(self) -> str:
-        return str(self.shape) if self.shape is not None else "of another size"
+        return f"of shape {self.shape}" if self.shape is not None else "of another size"
 
 
 def same_weight(found: SiteShape, wanted: SiteShape) -> bool:
@@ -112,7 +112,7 @@ def require_rank(layout: Layout, entry: TensorEntry, limits: ReadLimits) -> None
         wide = max(layout.shape.out_features, layout.shape.columns)
         largest = min(largest, int(limits.rank_to_width * wide))
     if layout.rank > largest:
-        rule = f"for a weight of shape {layout} at most {largest} is read"
+        rule = f"for a weight {layout} at most {largest} is read"
         raise BadFile("rank-too-large", f"{entry.name!r} has rank {layout.rank}; {rule}")
 
 

@@ -240,7 +240,7 @@ def _no_base(modules: Sequence[Module], bounds: Mapping[BaseModel, float], diale
     wanted = f"shape {named.shape}" if named is not None else "no such module"
     return (
         f"no base model at hand has the adapter's {len(modules)} modules. Nearest is {nearest.name}, with "
-        f"{share:.0%}: {odd.spelling!r} patches a weight of shape {odd.layout}, {nearest.name} has {wanted}. "
+        f"{share:.0%}: {odd.spelling!r} patches a weight {odd.layout}, {nearest.name} has {wanted}. "
         "Give the folder of the adapter's own base model, with --base or under [bases] of a migration"
     )
 

@@ -66,7 +66,7 @@ def _reason_to_leave_out(module: Module, dialect: Dialect) -> str:
 def _check_shape(module: Module, named: NamedModule, base: BaseModel) -> None:
     if not fits(module, named):
         wanted = f"{base.name} has {named.shape}" if named.shape is not None else f"{base.name} has no weight there"
-        message = f"module {module.spelling!r} patches a weight of shape {module.layout}, {wanted}"
+        message = f"module {module.spelling!r} patches a weight {module.layout}, {wanted}"
         raise BadFile("bad-shape", message)
 
 
