@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flows.adapter_files import SUFFIX, adapter_files, open_bases
+from flows.adapter_files import adapter_files, open_bases
+from flows.destination import SUFFIX, check_destination, names_a_file, nearest_folder, put
 from lorax.adapter import Adapter, LowRank, Site, Update
 from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
@@ -23,7 +23,6 @@ from lorax.examine import AdapterFiles, examine
 from lorax.identify import identify
 from lorax.lowering import EXACT_RANK, lower
 from lorax.read import assemble
-from lorax.weight_file import PICKLE_SUFFIXES
 from lorax.write import writable_dialect, write_adapter
 
 
@@ -45,12 +44,12 @@ def rewrite(path: Path, *, dialect: str, out: Path, base: str | None, rank: int 
     nothing is left behind then.
     """
     spoken = writable_dialect(dialect)
-    _check_destination(out)
+    check_destination(out)
     files = adapter_files(path)
     checkpoint = open_bases([Path(base)])[0] if base is not None and Path(base).is_dir() else None
     try:
         adapter, model = _read(files, base, checkpoint)
-        stem = out.stem if _is_file(out) else path.resolve().name.removesuffix(SUFFIX)
+        stem = out.stem if names_a_file(out) else path.resolve().name.removesuffix(SUFFIX)
         written = _write(adapter, model, _Lowering(spoken, checkpoint, rank), out=out, stem=stem)
     except (Refused, TryLater) as problem:
         advice = "; docs/files.md lists the other dialects" if problem.reason == "unwritable" else ""
@@ -61,17 +60,6 @@ def rewrite(path: Path, *, dialect: str, out: Path, base: str | None, rank: int 
     _tell_left_out(adapter)
     sys.stdout.write("".join(f"{each}\n" for each in written))
     return 0
-
-
-def _is_file(out: Path) -> bool:
-    return out.suffix.lower() == SUFFIX and not out.is_dir()
-
-
-def _check_destination(out: Path) -> None:
-    if out.suffix.lower() in PICKLE_SUFFIXES:
-        raise Stop(f"--output {out}: files that end so are pickles; give a {SUFFIX} file or a folder")
-    if out.exists() and not out.is_dir():
-        raise Stop(f"--output {out}: there is a file already, which is never overwritten; delete it or name another")
 
 
 def _read(files: AdapterFiles, base: str | None, checkpoint: Checkpoint | None) -> tuple[Adapter, BaseModel]:
@@ -108,10 +96,10 @@ def _write(adapter: Adapter, base: BaseModel, lowering: _Lowering, *, out: Path,
     """Writes beside the destination first: a rewriting that fails leaves nothing behind."""
     strange = [site for site, update in adapter.updates.items() if update.algorithm not in lowering.dialect.says]
     sayable = _lowered(adapter, strange, lowering)
-    with tempfile.TemporaryDirectory(dir=_nearest_folder(out), prefix=".lorax-") as scratch:
+    with tempfile.TemporaryDirectory(dir=nearest_folder(out), prefix=".lorax-") as scratch:
         draft = Path(scratch) / "adapter"
         paths = _draft(sayable, base, lowering, draft, stem)
-        return _put(paths, draft, out, lowering.dialect.name)
+        return put(paths, draft, out)
 
 
 def _draft(adapter: Adapter, base: BaseModel, lowering: _Lowering, folder: Path, stem: str) -> Sequence[Path]:
@@ -170,31 +158,6 @@ def _require_a_way(update: Update, site: Site, count: int, lowering: _Lowering) 
     speaking = [each.name for each in DIALECTS.values() if update.algorithm in each.says and each.pack is not None]
     other = f"; or choose a dialect that has the word: {', '.join(speaking)}" if speaking else ""
     raise Unsupported("unwritable", f"{kind}; as LoRA it {exactness}. Give {' and '.join(ways)}{other}")
-
-
-def _nearest_folder(out: Path) -> Path:
-    """The nearest folder above a path that exists, on whose file system the path will be."""
-    place = out.absolute()
-    candidates = (place, *place.parents) if out.is_dir() else place.parents
-    return next(folder for folder in candidates if folder.is_dir())
-
-
-def _put(paths: Sequence[Path], draft: Path, out: Path, dialect: str) -> list[Path]:
-    """Moves the finished files to their place: one file at once, several as a folder at once."""
-    if _is_file(out) and len(paths) > 1:
-        raise Stop(f"--output {out}: {dialect} writes {len(paths)} files; give a folder")
-    if len(paths) == 1:
-        target = out if _is_file(out) else out / paths[0].relative_to(draft)
-        if target.exists():
-            raise Stop(f"--output {out}: {target} exists and is never overwritten; delete it or name another place")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(paths[0], target)
-        return [target]
-    if out.exists() and any(out.iterdir()):
-        raise Stop(f"--output {out}: {dialect} writes {len(paths)} files, which get a new or empty folder of their own")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft.rename(out)
-    return [out / path.relative_to(draft) for path in paths]
 
 
 def _tell_left_out(adapter: Adapter) -> None:
