@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lorax.adapter import Adapter, BaseVerdict, LowRank, Site
+from lorax.adapter import Adapter, BaseVerdict, LowRank, Site, SiteShape
 from lorax.base_model import BaseModel
 from lorax.errors import Unsupported
 from lorax.method import Term
@@ -86,8 +86,9 @@ def convert_adapters(
         before = _Stack.of([factors[index][planned.source] for index in holders])
         after = before.through(planned.term) if planned.term is not None else None
         norms.add(planned, holders, before, after)
+        shape = plan.target_base.sites.get(planned.target)
         for index, now in zip(holders, after.split() if after is not None else [], strict=False):
-            updates[index][planned.target] = now
+            updates[index][planned.target] = _in_shape(now, shape)
     carried = norms.reports(len(adapters))
     return [
         _conversion(plan, adapter, target=target, updates=found, reports=_completed(adapter, known, target))
@@ -153,6 +154,13 @@ def _on_channels(operator: Operator, rows: Tensor, taps: int) -> Tensor:
     count = rows.shape[0]
     by_tap = rows.reshape(count, -1, taps).permute(0, 2, 1).reshape(count * taps, -1)
     return operator.apply_rows(by_tap).reshape(count, taps, -1).permute(0, 2, 1).reshape(count, -1)
+
+
+def _in_shape(update: LowRank, shape: SiteShape | None) -> LowRank:
+    """The update with the kernel of its new weight: a 1x1 convolution here may be a linear layer there."""
+    if shape is None or update.kernel == shape.kernel:
+        return update
+    return replace(update, kernel=shape.kernel)
 
 
 class _Norms:

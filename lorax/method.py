@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lorax.adapter import Site, SiteShape
+from lorax.algorithm import same_weight
 from lorax.operators import Operator
 
 Setting = float | int | str | bool
@@ -61,8 +63,15 @@ class SiteInputs:
 
     @property
     def same_shape(self) -> bool:
-        """True where an update of the source fits the target as it is."""
-        return self.target_shape == self.source_shape
+        """True where an update of the source fits the target as it is; a 1x1 convolution is a linear layer."""
+        return same_weight(self.target_shape, self.source_shape)
+
+    @property
+    def same_kernel(self) -> bool:
+        """True where both weights have the same taps; a linear layer has one, as a 1x1 convolution."""
+        shapes = (self.target_shape, self.source_shape)
+        first, second = (shape.kernel if math.prod(shape.kernel or (1,)) > 1 else None for shape in shapes)
+        return first == second
 
 
 @dataclass(frozen=True, slots=True, eq=False)

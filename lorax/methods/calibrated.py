@@ -31,7 +31,7 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     """Returns the dense output map (out_t, out_s) and the dense input map (in_t, in_s), per channel."""
     if site.statistics is None:
         return NoTerm("no-activations")
-    if site.target_shape.kernel != site.source_shape.kernel:
+    if not site.same_kernel:
         return NoTerm("shape-differs")
     likeness = _weight_cosine(site)
     keep = likeness >= float(settings["lineage_cosine"])

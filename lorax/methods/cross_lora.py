@@ -28,7 +28,7 @@ from lorax.operators import Operator, cheaper, projector
 
 def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | NoTerm:
     """Returns the two maps of eq. 7, on out features and on all in·kh·kw columns."""
-    if site.target_shape.kernel != site.source_shape.kernel:
+    if not site.same_kernel:
         return NoTerm("shape-differs")
     most = int(settings["rank"])
     target = leading_subspaces(site.target_weight().flatten(1), energy=1.0, most=most)

@@ -36,7 +36,7 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     """Returns R (out_t, out_s) and Q (in_t, in_s), per channel."""
     if site.statistics is None:
         return NoTerm("no-activations")
-    if site.target_shape.kernel != site.source_shape.kernel:
+    if not site.same_kernel:
         return NoTerm("shape-differs")
     silence = float(settings["silence"])
     output = _isometry(site.statistics.output_cross, silence)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from lorax.adapter import LowRank, Site
+from lorax.base_models import known_bases
+from lorax.checkpoint import Checkpoint
+from lorax.compile import compile_plan
 from lorax.convert import Conversion, conversion_id, convert_adapters, norm_shares
 from lorax.errors import Unsupported
+from tests.stand_ins.adapter_files import random_adapter
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
 from tests.stand_ins.tiny_bases import make_adapter
 
@@ -148,3 +153,18 @@ def test_the_conversion_id_tells_apart_all_that_decides_the_bytes(lineage: Pair)
 
     assert len(ids) == 6
     assert conversion_id("a" * 64, **usual) in ids
+
+
+def test_a_one_by_one_convolution_is_copied_to_a_linear_layer_in_its_shape() -> None:
+    bases = {base.name: base for base in known_bases()}
+    source, target = (Checkpoint(bases[name], Path(), {}) for name in ("sd1.5", "sd2.1"))
+    plan = compile_plan(source, target, method="copy", settings={})
+    site = Site("unet", "mid_block.attentions.0.proj_in")
+    adapter = random_adapter(source.base, match="mid_block.attentions.0.proj_in", ranks=(2,))
+
+    (found,) = convert_adapters(plan, [adapter])
+
+    assert isinstance(found, Conversion)
+    assert adapter.low_rank()[site].kernel == (1, 1)
+    assert found.adapter.low_rank()[site].kernel is None
+    assert torch.equal(found.adapter.low_rank()[site].down, adapter.low_rank()[site].down)
