@@ -13,6 +13,9 @@ from typing import Literal
 from lorax.adapter import Site
 from lorax.base_model import BaseModel
 
+VERSION = 1
+"""Belongs to the key of every plan: raise it whenever a rule pairs sites in another way."""
+
 NO_SITE = "no-such-site"
 NO_BLOCK = "no-source-block"
 FUSED = "fused-projections"

@@ -22,6 +22,7 @@ from torch import Tensor
 from lorax import __version__
 from lorax.adapter import Site, SiteShape
 from lorax.base_model import BaseModel
+from lorax.correspondence import VERSION as CORRESPONDENCE_VERSION
 from lorax.errors import Stop
 from lorax.method import Method, Setting, Term
 from lorax.methods import METHODS
@@ -167,6 +168,7 @@ def plan_key(
     chosen = method_named(method)
     body = {
         "format": FORMAT,
+        "correspondence": CORRESPONDENCE_VERSION,
         "source": source.fingerprint,
         "target": target.fingerprint,
         "method": chosen.name,

@@ -9,6 +9,7 @@ import torch
 from lorax.errors import Stop
 from lorax.plan import load_plan, plan_key
 from lorax.weight_file import sha256_file, write_weight_file
+from tests.stand_ins.adapter_files import small_base
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
 
 
@@ -108,3 +109,12 @@ def test_an_unknown_method_or_setting_is_named_beside_the_known_ones(lineage: Pa
         lineage.plan("copi")
     with pytest.raises(Stop, match=r"'enrgy'.*energy"):
         lineage.plan("lora-x", {"enrgy": 0.5})
+
+
+def test_another_way_of_pairing_sites_is_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = small_base()
+    before = plan_key(base, base, method="copy", settings={}, probe_id="")
+
+    monkeypatch.setattr("lorax.plan.CORRESPONDENCE_VERSION", 99)
+
+    assert plan_key(base, base, method="copy", settings={}, probe_id="") != before
