@@ -168,6 +168,23 @@ def test_what_was_read_is_written_as_lycoris_wrote_it(fields: dict[str, Any], tm
         assert whole or alike, name
 
 
+@pytest.mark.parametrize("name", sorted(ALGORITHMS.keys() - AS_THEY_WERE.keys()))
+def test_a_core_that_was_folded_means_the_same_when_it_is_read_again(name: str, tmp_path: Path) -> None:
+    model = unet()
+    base = small(model)
+    network(model, **ALGORITHMS[name]).save_weights(
+        str(tmp_path / FILE), torch.float32, {"ss_network_module": "lycoris.kohya"}
+    )
+    adapter = read(tmp_path, base, name=FILE)
+
+    write_adapter(adapter, tmp_path / "ours", dialect="lycoris", base=base, stem="bold", metadata={})
+
+    again = read(tmp_path / "ours", base, name="bold.safetensors")
+    assert again.updates.keys() == adapter.updates.keys()
+    for site, update in adapter.updates.items():
+        assert torch.allclose(again.updates[site].dense(), update.dense(), rtol=1e-4, atol=1e-6), site
+
+
 # The others' loader in LyCORIS 4.1.3 fails or takes DoRA by input for DoRA by output.
 LOADABLE = {name: fields for name, fields in ALGORITHMS.items() if name not in {"IA3", "DoRA by input"}}
 
