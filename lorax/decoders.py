@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from lorax.base_model import BaseModel
 from lorax.base_models import gemma, llama, phi, qwen
 from lorax.errors import BadFile
+from lorax.inventories.decoder_config import decoder_base
 
-_READERS: dict[str, Callable[..., BaseModel]] = {
-    model_type: module.base_from_config for module in (gemma, llama, phi, qwen) for model_type in module.MODEL_TYPES
+_READERS = {
+    model_type: (module.FAMILY, module.read_decoder)
+    for module in (gemma, llama, phi, qwen)
+    for model_type in module.MODEL_TYPES
 }
 
 
@@ -21,8 +24,8 @@ def base_from_config(config: Mapping[str, object], *, name: str = "", where: str
     model type that no family of decoders has included.
     """
     model_type = config.get("model_type")
-    reader = _READERS.get(model_type) if isinstance(model_type, str) else None
-    if reader is None:
+    found = _READERS.get(model_type) if isinstance(model_type, str) else None
+    if found is None:
         known = ", ".join(sorted(_READERS))
         raise BadFile(
             "bad-config",
@@ -30,4 +33,5 @@ def base_from_config(config: Mapping[str, object], *, name: str = "", where: str
             "with its weights, whose headers tell the rest",
             where=where,
         )
-    return reader(config, name=name, where=where)
+    family, reader = found
+    return decoder_base(config, family=family, reader=reader, name=name, where=where)

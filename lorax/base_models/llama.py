@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-
-from lorax.base_model import BaseModel, Family
-from lorax.inventories.decoder import COMPONENT, DECODER_NAMINGS, TABLES, Decoder
-from lorax.inventories.decoder_config import Fields, decoder_base
-from lorax.inventories.known import as_it_is, holds_model_type, known_base, quantised_too, whole_folder
+from lorax.inventories.decoder import Decoder
+from lorax.inventories.decoder_config import Fields
+from lorax.inventories.decoder_family import decoder_family
 
 NAME = "llama"
 MODEL_TYPES = ("llama", "mistral")
@@ -72,33 +68,12 @@ def read_decoder(fields: Fields) -> Decoder:
     )
 
 
-def base_from_config(config: Mapping[str, object], *, name: str = "", where: str = "config.json") -> BaseModel:
-    """Gives the base model that a configuration of one of MODEL_TYPES describes, without its weights.
-
-    where: the configuration's file, for messages. Raises BadFile (bad-config) for a missing or impossible field.
-    """
-    return decoder_base(config, family=FAMILY, reader=read_decoder, name=name, where=where)
-
-
-@cache
-def _versions() -> tuple[BaseModel, ...]:
-    return tuple(
-        known_base(
-            name, family=NAME, labels=quantised_too(name, *_LABELS[name]), components={COMPONENT: decoder.parameters()}
-        )
-        for name, decoder in _DECODERS.items()
-    )
-
-
-FAMILY = Family(
-    name=NAME,
+FAMILY = decoder_family(
+    NAME,
     summary="Llama, TinyLlama and Mistral",
-    versions=_versions,
-    recognises=holds_model_type(*MODEL_TYPES),
-    components=whole_folder,
-    canonical=as_it_is,
-    not_sites=TABLES,
-    spoken={name: (name, name) for name in _DECODERS},
+    model_types=MODEL_TYPES,
+    decoders=_DECODERS,
+    labels=_LABELS.__getitem__,
     parameters={
         "tinyllama-1.1b": 1_100_048_384,
         "llama-2-7b": 6_738_415_616,
@@ -108,7 +83,6 @@ FAMILY = Family(
         "mistral-7b": 7_241_732_096,
         "mistral-7b-v0.3": 7_248_023_552,
     },
-    namings=DECODER_NAMINGS,
     # The layers are equal; only the token table, which adapters seldom patch, and the head differ.
     equal_architectures=(frozenset({"llama-3-8b", "mistral-7b", "mistral-7b-v0.3"}),),
 )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-
-from lorax.base_model import BaseModel, Family
-from lorax.inventories.decoder import COMPONENT, DECODER_NAMINGS, TABLES, Decoder
-from lorax.inventories.decoder_config import Fields, decoder_base
-from lorax.inventories.known import as_it_is, holds_model_type, known_base, quantised_too, whole_folder
+from lorax.inventories.decoder import Decoder
+from lorax.inventories.decoder_config import Fields
+from lorax.inventories.decoder_family import decoder_family
 
 NAME = "phi"
 MODEL_TYPES = ("phi", "phi3")
@@ -55,36 +51,12 @@ def read_decoder(fields: Fields) -> Decoder:
     return _phi(fields.layers(), hidden, keys, inner, vocab, tied=tied)
 
 
-def base_from_config(config: Mapping[str, object], *, name: str = "", where: str = "config.json") -> BaseModel:
-    """Gives the base model that a configuration of one of MODEL_TYPES describes, without its weights.
-
-    where: the configuration's file, for messages. Raises BadFile (bad-config) for a missing or impossible field.
-    """
-    return decoder_base(config, family=FAMILY, reader=read_decoder, name=name, where=where)
-
-
-@cache
-def _versions() -> tuple[BaseModel, ...]:
-    return tuple(
-        known_base(
-            name,
-            family=NAME,
-            labels=quantised_too(name, *_LABELS[name]),
-            components={COMPONENT: decoder.parameters()},
-        )
-        for name, decoder in _DECODERS.items()
-    )
-
-
-FAMILY = Family(
-    name=NAME,
+FAMILY = decoder_family(
+    NAME,
     summary="Phi-1 to Phi-4",
-    versions=_versions,
-    recognises=holds_model_type(*MODEL_TYPES),
-    components=whole_folder,
-    canonical=as_it_is,
-    not_sites=TABLES,
-    spoken={name: (name, name) for name in _DECODERS},
+    model_types=MODEL_TYPES,
+    decoders=_DECODERS,
+    labels=_LABELS.__getitem__,
     parameters={
         "phi-1.5": 1_418_270_720,
         "phi-2": 2_779_683_840,
@@ -92,7 +64,6 @@ FAMILY = Family(
         "phi-3-medium": 13_960_238_080,
         "phi-4": 14_659_507_200,
     },
-    namings=DECODER_NAMINGS,
     # The layers are equal; the token table and the head differ.
     equal_architectures=(frozenset({"phi-3-medium", "phi-4"}),),
 )

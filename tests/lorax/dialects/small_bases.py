@@ -6,8 +6,8 @@ from functools import cache
 
 from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
-from lorax.base_models.llama import base_from_config
 from lorax.base_models.wan import _Transformer
+from lorax.decoders import base_from_config
 from lorax.inventories.known import known_base
 from lorax.inventories.text_encoders import clip_text, t5_encoder
 from lorax.inventories.transformer import joint_block, single_block, two_layers
