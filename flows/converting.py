@@ -224,7 +224,7 @@ def _write(result: Conversion, plan: Plan, adapter: Adapter, *, out: Path, diale
 def _facts(
     result: Conversion, plan: Plan, lowered: LoweredAdapter, dialect: str, written: list[Path]
 ) -> dict[str, Any]:
-    shares = norm_shares(lowered.adapter, result)
+    shares = norm_shares(result)
     return {
         "files": [{"path": str(path), "sha256": sha256_file(path)} for path in written],
         "plan_id": plan.plan_id,

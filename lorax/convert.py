@@ -96,7 +96,7 @@ def convert_adapters(
     ]
 
 
-def norm_shares(_adapter: Adapter, conversion: Conversion) -> NormShares:
+def norm_shares(conversion: Conversion) -> NormShares:
     """Returns how much of the adapter's squared norm was kept and how much had nowhere to go, from the report alone."""
     total = sum(report.norm**2 for report in conversion.sites)
     if not total:

@@ -165,7 +165,7 @@ def _write(
         stem=file_stem(item["entry"]["name"]),
         metadata={"lorax_conversion_id": name, "lorax_method": work.method, "lorax_plan": work.plan.plan_id},
     )
-    shares = norm_shares(adapter, result)
+    shares = norm_shares(result)
     body: dict[str, Any] = {
         "entry_key": item["entry_key"],
         "adapter_id": adapter_id(adapter),

@@ -45,7 +45,7 @@ def test_copy_reports_every_site_kept_whole(lineage: Pair) -> None:  # noqa: F81
     assert isinstance(found, Conversion)
     assert found.sites_mapped == len(adapter.updates)
     assert all(report.kept_norm == pytest.approx(1.0) for report in found.sites)
-    shares = norm_shares(adapter, found)
+    shares = norm_shares(found)
     assert (shares.kept, shares.dropped) == (pytest.approx(1.0), 0.0)
 
 
@@ -76,7 +76,7 @@ def test_a_site_that_feeds_two_is_reported_with_both(lineage: Pair) -> None:  # 
     (report,) = found.sites
     assert report.target == f"{first.target}, {second.target}"
     assert report.kept_norm == pytest.approx(2**0.5)
-    assert norm_shares(adapter, found).kept == pytest.approx(2.0)
+    assert norm_shares(found).kept == pytest.approx(2.0)
 
 
 def test_a_projection_never_makes_an_update_longer(lineage: Pair) -> None:  # noqa: F811
@@ -100,7 +100,7 @@ def test_a_site_that_the_target_lacks_is_reported_with_the_norm_that_is_lost(lin
     assert isinstance(found, Conversion)
     (report,) = [report for report in found.sites if report.target is None]
     assert (report.site, report.reason, report.kept_norm) == (str(homeless), "no-target-site", 0.0)
-    assert norm_shares(adapter, found).dropped == pytest.approx(1.0, abs=0.01)
+    assert norm_shares(found).dropped == pytest.approx(1.0, abs=0.01)
 
 
 def test_an_adapter_without_a_common_site_is_refused_and_costs_the_others_nothing(lineage: Pair) -> None:  # noqa: F811
