@@ -168,3 +168,23 @@ def test_a_one_by_one_convolution_is_copied_to_a_linear_layer_in_its_shape() -> 
     assert adapter.low_rank()[site].kernel == (1, 1)
     assert found.adapter.low_rank()[site].kernel is None
     assert torch.equal(found.adapter.low_rank()[site].down, adapter.low_rank()[site].down)
+
+
+def test_changes_of_norms_are_copied_where_the_target_has_the_parameter_and_reported_where_not() -> None:
+    bases = {base.name: base for base in known_bases()}
+    source, target = (Checkpoint(bases[name], Path(), {}) for name in ("sd1.5", "sd2.1"))
+    plan = compile_plan(source, target, method="copy", settings={})
+    same, longer = (
+        Site("unet", "mid_block.resnets.0.norm1.weight"),
+        Site("text_encoder", "text_model.final_layer_norm.bias"),
+    )
+    vectors = {site: torch.ones(source.base.vectors[site]) for site in (same, longer)}
+    adapter = replace(random_adapter(source.base, match="mid_block.attentions.0.proj_in"), vectors=vectors)
+
+    (found,) = convert_adapters(plan, [adapter])
+
+    assert isinstance(found, Conversion)
+    assert found.adapter.vectors.keys() == {same}
+    told = {report.site: (report.target, report.reason) for report in found.sites}
+    assert told[str(same)] == (str(same), "vector-copied")
+    assert told[str(longer)] == (None, "no-target-site")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lorax.adapter import Adapter, LowRank, Site
+from lorax.algorithms.full import Full
 from lorax.diffusion_model import DiffusionModel, load_diffusion_model
 from lorax.errors import Stop
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
@@ -74,3 +75,32 @@ def test_sampling_is_the_same_for_the_same_noise(lineage: Pair) -> None:  # noqa
 def test_a_folder_that_is_no_model_is_refused_with_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(Stop, match="unet/"):
         load_diffusion_model(tmp_path)
+
+
+@pytest.mark.parametrize("match", ["attn1", "conv"])
+def test_an_update_that_is_no_product_patches_as_it_would_be_merged(lineage: Pair, match: str) -> None:  # noqa: F811
+    model, thin = lineage.source_model, make_adapter(lineage.source.base, match=match)
+    whole = replace(thin, updates={site: Full(update.dense(), update.kernel) for site, update in thin.updates.items()})
+
+    with model.patched(thin):
+        expected = output(model)
+    with model.patched(whole):
+        patched = output(model)
+
+    assert torch.allclose(patched, expected, atol=1e-4)
+    assert not torch.allclose(patched, output(model), atol=1e-3)
+
+
+def test_changes_of_biases_and_norms_are_there_for_the_block_and_gone_to_the_bit(lineage: Pair) -> None:  # noqa: F811
+    model, adapter = lineage.source_model, make_adapter(lineage.source.base, match="attn1")
+    sites = [site for site in lineage.source.base.vectors if site.path.startswith("mid_block.resnets.0.")]
+    vectors = {site: torch.full((lineage.source.base.vectors[site],), 0.37) for site in sites}
+    plain, before = output(model), {name: tensor.clone() for name, tensor in model.unet.state_dict().items()}
+
+    with model.patched(replace(adapter, updates={}, vectors=vectors)):
+        patched = output(model)
+
+    assert {site.path.rpartition(".")[2] for site in sites} == {"weight", "bias"}
+    assert not torch.allclose(patched, plain, atol=1e-3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.unet.state_dict().items())
+    assert torch.equal(output(model), plain)

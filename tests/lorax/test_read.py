@@ -358,3 +358,28 @@ def test_memory_that_runs_out_is_tried_again_later(
     with pytest.raises(TryLater) as raised:
         read_adapter(AdapterFiles(path, name="bold"), candidates=[BASE])
     assert (raised.value.reason, raised.value.where) == ("out-of-memory", "bold")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("mid_block.attentions.0.transformer_blocks.0.attn1.to_q", ""),
+        ("mid_block.resnets.0.time_emb_proj", "unsupported-algorithm"),
+    ],
+)
+def test_factors_of_outputs_are_refused_on_a_layer_whose_bias_they_would_scale_too(
+    path: str, reason: str, tmp_path: Path
+) -> None:
+    config = {"peft_type": "IA3", "target_modules": [path], "feedforward_modules": []}
+    write_weight_file(
+        tmp_path / "adapter_model.safetensors", {f"base_model.model.{path}.ia3_l": torch.full((16, 1), 1.5)}
+    )
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    files = AdapterFiles(tmp_path / "adapter_model.safetensors", tmp_path / "adapter_config.json", "scaled")
+
+    if not reason:
+        assert read_adapter(files, candidates=[BASE]).algorithms == ("ia3",)
+    else:
+        with pytest.raises(Unsupported, match="bias") as raised:
+            read_adapter(files, candidates=[BASE])
+        assert raised.value.reason == reason
