@@ -22,6 +22,9 @@ from lorax.method import Term
 from lorax.operators import Identity, Operator
 from lorax.plan import Plan, PlannedSite
 
+_LEAST_KEPT = 1e-4
+"""An update of which a map keeps a smaller share of its norm is mostly rounding; it is not blown up."""
+
 
 @dataclass(frozen=True, slots=True)
 class SiteReport:
@@ -123,11 +126,19 @@ class _Stack:
 
     def through(self, term: Term) -> _Stack:
         """Applies a term to all updates at once; gives itself where that changes nothing."""
-        if isinstance(term.output, Identity) and isinstance(term.input, Identity):
+        if isinstance(term.output, Identity) and isinstance(term.input, Identity) and term.norm_ratio is None:
             return self
         kernel = self.updates[0].kernel
         taps = math.prod(kernel) if kernel is not None and term.per_channel else 1
-        return _Stack(self.updates, term.output.apply(self.ups), _on_channels(term.input, self.downs, taps))
+        moved = _Stack(self.updates, term.output.apply(self.ups), _on_channels(term.input, self.downs, taps))
+        return moved if term.norm_ratio is None else moved.as_long_as(self, term.norm_ratio)
+
+    def as_long_as(self, before: _Stack, ratio: float) -> _Stack:
+        """Brings each update to `ratio` times its norm before; one that the map took away but for rounding stays."""
+        was, now = before.squares(), self.squares()
+        factors = torch.where(now > _LEAST_KEPT**2 * was, ratio * (was / now).sqrt(), 1.0)
+        ranks = torch.tensor([update.rank for update in self.updates], device=factors.device)
+        return _Stack(self.updates, self.ups * factors.repeat_interleave(ranks), self.downs)
 
     def split(self) -> list[LowRank]:
         """Gives each adapter its own part, a view: the writer copies it anyway, into another element type."""

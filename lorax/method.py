@@ -80,12 +80,15 @@ class Term:
 
     With `per_channel` the input operator acts on input channels and leaves a convolution's kernel taps alone; otherwise
     on all in·kh·kw columns. `figures` are what the method measured while it compiled (kept energy, fit and so on).
+    norm_ratio: where given, each update that comes out is brought to `norm_ratio` times the norm it had before, every
+    adapter's by a factor of its own.
     """
 
     output: Operator
     input: Operator
     per_channel: bool = False
     figures: Mapping[str, float] = field(default_factory=dict)
+    norm_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """What several methods share: giving back the norm that a map takes away.
 
 The rule is ||dW_t|| / ||W_t|| = ||dW_s|| / ||W_s||: the update keeps its size relative to the weight that it patches.
-A plan holds one map for every adapter, so the factor is the one that fits an update without preferred directions:
-E||O·dW·I||^2 = ||dW||^2 · ||O||^2/out_s · ||I||^2/in_s. An adapter that lies better (worse) than chance in what the map
-keeps comes out larger (smaller) than the rule says; `kept_norm` in the report shows it.
+How much a map takes away depends on the adapter, so a plan holds the ratio of the weights' norms alone, and each
+adapter's own factor is found when the plan is applied, from norms that are computed for the report anyway.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lorax.method import SiteInputs, Term
-from lorax.operators import gain
 
 
 def weight_ratio(site: SiteInputs) -> float:
@@ -21,8 +19,5 @@ def weight_ratio(site: SiteInputs) -> float:
 
 
 def norm_matched(term: Term, site: SiteInputs) -> Term:
-    """Returns the term with its output operator scaled by the rule, and `norm_factor` among its figures."""
-    inputs = site.source_shape.in_features if term.per_channel else site.source_shape.columns
-    kept = gain(term.output, site.source_shape.out_features) * gain(term.input, inputs)
-    factor = weight_ratio(site) / kept if kept > 0 else 1.0
-    return replace(term, output=term.output.times(factor), figures={**term.figures, "norm_factor": factor})
+    """Returns the term with the rule laid down for every update that goes through it."""
+    return replace(term, norm_ratio=weight_ratio(site))

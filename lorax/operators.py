@@ -241,25 +241,6 @@ def identity_plus(left: Tensor, right: Tensor) -> Operator:
     return Dense((torch.eye(size, device=left.device) + left @ right).contiguous())
 
 
-def gain(operator: Operator, size: int) -> float:
-    """Returns the root of how much the operator multiplies squared norms by, on average over all directions.
-
-    It is ||O||_F / sqrt(source) for O (target, source); `size` is source.
-    """
-    # Columns in slices, so that no (size, size) identity has to exist for a wide operator.
-    squares = sum(
-        float(operator.apply(_unit_columns(size, begin, min(begin + 512, size))).double().square().sum())
-        for begin in range(0, size, 512)
-    )
-    return float((squares / size) ** 0.5)
-
-
-def _unit_columns(size: int, begin: int, end: int) -> Tensor:
-    columns = torch.zeros(size, end - begin)
-    columns[range(begin, end), range(end - begin)] = 1.0
-    return columns
-
-
 def random_signed_permutation(size: int, generator: torch.Generator) -> SignedPermutation:
     """Draws a signed permutation of `size` rows, uniformly."""
     order = torch.randperm(size, generator=generator).to(torch.int32)

@@ -29,7 +29,7 @@ from lorax.methods import METHODS
 from lorax.operators import Operator, kind_of, rebuild
 from lorax.weight_file import WeightFile, open_weight_file, sha256_file, write_weight_file
 
-FORMAT = "2"
+FORMAT = "3"
 HEADER = "lorax_plan"
 """The entry of the file's header that describes the plan."""
 _CONTENT_NAME = re.compile("[0-9a-f]{64}")
@@ -161,6 +161,15 @@ def is_plan_file(out: Path) -> bool:
     return out.suffix.lower() == ".safetensors" and not out.is_dir()
 
 
+def content_of(base: BaseModel) -> str:
+    """Returns what tells a base from others: its fingerprint, or the sha256 of its inventory where it has none."""
+    if base.fingerprint:
+        return base.fingerprint
+    sites = {str(site): list(shape.weight_shape) for site, shape in base.sites.items()}
+    words = json.dumps([base.family, base.version, sites], sort_keys=True)
+    return f"inventory {hashlib.sha256(words.encode()).hexdigest()}"
+
+
 def plan_key(
     source: BaseModel, target: BaseModel, *, method: str, settings: Mapping[str, Setting], probe_id: str
 ) -> str:
@@ -169,8 +178,8 @@ def plan_key(
     body = {
         "format": FORMAT,
         "correspondence": CORRESPONDENCE_VERSION,
-        "source": source.fingerprint,
-        "target": target.fingerprint,
+        "source": content_of(source),
+        "target": content_of(target),
         "method": chosen.name,
         "version": chosen.version,
         "settings": merged_settings(chosen, settings),
@@ -256,6 +265,7 @@ def described(site: PlannedSite) -> dict[str, Any]:
         "output": kind_of(site.term.output),
         "input": kind_of(site.term.input),
         "per_channel": site.term.per_channel,
+        "norm_ratio": site.term.norm_ratio,
         "figures": dict(site.term.figures),
     }
 
@@ -266,7 +276,13 @@ def _restored(index: int, entry: Mapping[str, Any], parts: Mapping[str, dict[str
     if "output" not in entry:
         return PlannedSite(target, source, None, reason=entry["reason"])
     output, inward = (rebuild(entry[side], parts.get(f"{index:05d}.{side}", {})) for side in ("output", "input"))
-    term = Term(output, inward, per_channel=entry["per_channel"], figures=entry["figures"])
+    term = Term(
+        output,
+        inward,
+        per_channel=entry["per_channel"],
+        figures=entry["figures"],
+        norm_ratio=entry["norm_ratio"],
+    )
     return PlannedSite(target, source, term)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
-from lorax.norm_match import norm_matched
+from lorax.norm_match import weight_ratio
 from lorax.operators import Identity
 
 
@@ -17,7 +17,8 @@ def compile_site(site: SiteInputs, _settings: Mapping[str, Setting]) -> Term | N
     """Returns one number and an identity where shapes agree."""
     if not site.same_shape:
         return NoTerm("shape-differs")
-    return norm_matched(Term(Identity(), Identity()), site)
+    factor = weight_ratio(site)
+    return Term(Identity().times(factor), Identity(), figures={"norm_factor": factor})
 
 
 METHOD = Method(

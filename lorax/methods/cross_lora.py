@@ -53,5 +53,6 @@ METHOD = Method(
     needs="weights",
     compile_site=compile_site,
     settings={"rank": 320, "norm_match": False},
+    version=2,
     gives_back={"rank": 1_000_000},
 )

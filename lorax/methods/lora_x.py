@@ -6,7 +6,7 @@ holds (`energy`), with `most` as a cap. `least_overlap` above -1 asks that the t
 the chance level taken out) and refuses the site otherwise. Shapes must agree: for unequal ones the paper's alignment
 pairs singular vectors by index, which an SVD does not determine (`cross-lora` does it all the same). The projection
 only shrinks an ordinary LoRA (the paper's own adapters live inside the subspace): `kept` norms in the report show by
-how much, and `norm_match` gives it back on average.
+how much, and `norm_match` gives it back.
 """
 
 from __future__ import annotations
@@ -44,6 +44,6 @@ METHOD = Method(
     needs="weights",
     compile_site=compile_site,
     settings={"energy": 0.99, "most": 320, "least_overlap": -1.0, "norm_match": False},
-    version=2,
+    version=3,
     gives_back={"energy": 1.0, "most": 1_000_000},
 )

@@ -61,5 +61,6 @@ METHOD = Method(
     needs="activations",
     compile_site=compile_site,
     settings={"silence": 1e-6, "norm_match": False},
+    version=2,
     gives_back={},
 )

@@ -61,5 +61,6 @@ METHOD = Method(
     needs="weights",
     compile_site=compile_site,
     settings={"energy": 0.99, "most": 320, "least_overlap": -1.0, "norm_match": False},
+    version=2,
     gives_back={},
 )

@@ -89,6 +89,44 @@ def test_a_projection_never_makes_an_update_longer(lineage: Pair) -> None:  # no
     assert min(report.kept_norm for report in found.sites) < 0.9
 
 
+def test_every_adapter_of_a_batch_is_brought_to_the_norm_that_the_rule_asks_for(lineage: Pair) -> None:  # noqa: F811
+    adapters = [
+        make_adapter(lineage.source.base, seed=1, rank=2, match=""),
+        make_adapter(lineage.source.base, seed=2, rank=3, match=""),
+    ]
+    plain, matched = (lineage.plan("lora-x", {"energy": 0.5, "norm_match": wanted}) for wanted in (False, True))
+    ratios = {site.target: site.term.norm_ratio for site in matched.sites if site.term is not None}
+
+    found = zip(convert_adapters(plain, adapters), convert_adapters(matched, adapters), strict=True)
+    for adapter, (short, long) in zip(adapters, found, strict=True):
+        assert isinstance(short, Conversion)
+        assert isinstance(long, Conversion)
+        kept = {report.site: report.kept_norm for report in long.sites}
+        assert set(kept) == {str(site) for site in ratios}
+        for site, ratio in ratios.items():
+            was, now = adapter.low_rank()[site].norm(), long.adapter.low_rank()[site].norm()
+            assert now / was == pytest.approx(ratio, rel=1e-4)
+            assert kept[str(site)] == pytest.approx(ratio, rel=1e-4)
+            directions = [each.adapter.updates[site].dense().flatten() for each in (short, long)]
+            assert torch.cosine_similarity(*directions, dim=0) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_an_update_that_the_map_takes_away_is_not_made_of_rounding(lineage: Pair) -> None:  # noqa: F811
+    plan = lineage.plan("lora-x", {"energy": 0.5, "norm_match": True})
+    site = next(site for site in plan.sites if site.target.path.endswith("attn1.to_q"))
+    assert site.term is not None
+    size = lineage.target.base.sites[site.target].out_features
+    outside = torch.linalg.svd(site.term.output.apply(torch.eye(size)))[0][:, -1:]
+    adapter = make_adapter(lineage.source.base)
+    lost = LowRank(outside, torch.ones(1, size), scale=1.0)
+    adapter = replace(adapter, updates={**adapter.updates, site.target: lost})
+
+    (found,) = convert_adapters(plan, [adapter])
+
+    assert isinstance(found, Conversion)
+    assert found.adapter.low_rank()[site.target].norm() < 1e-4 * lost.norm()
+
+
 def test_a_site_that_the_target_lacks_is_reported_with_the_norm_that_is_lost(lineage: Pair) -> None:  # noqa: F811
     adapter = make_adapter(lineage.source.base)
     homeless = Site("unet", "a_block_that_was_removed.attn1.to_q")

@@ -15,7 +15,6 @@ from lorax.operators import (
     Projector,
     Scaling,
     cheaper,
-    gain,
     identity_plus,
     kind_of,
     projector,
@@ -53,17 +52,6 @@ def test_an_operator_is_linear_and_survives_being_stored(operator: Operator) -> 
 @pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
 def test_a_scaled_operator_is_the_same_map_and_so_much_stronger(operator: Operator) -> None:
     assert torch.allclose(_matrix(operator.times(-2.5), 6), -2.5 * _matrix(operator, 6), atol=1e-5)
-
-
-@pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
-def test_the_gain_is_what_happens_to_the_norm_of_a_column_on_average(operator: Operator) -> None:
-    assert gain(operator, 6) == pytest.approx(float(_matrix(operator, 6).norm()) / 6**0.5, rel=1e-5)
-
-
-def test_the_gain_of_a_wide_operator_is_summed_in_slices() -> None:
-    left, right = torch.randn(5, 3), torch.randn(3, 1100)
-
-    assert gain(Factored(left, right), 1100) == pytest.approx(float((left @ right).norm()) / 1100**0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize(("rank", "kind"), [(3, Projector), (4, Dense)])

@@ -6,16 +6,33 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorax.base_models import known_bases
 from lorax.errors import Stop
+from lorax.method import Setting
 from lorax.plan import load_plan, plan_key
 from lorax.weight_file import sha256_file, write_weight_file
 from tests.stand_ins.adapter_files import small_base
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
 
 
-@pytest.mark.parametrize("method", ["copy", "lora-x", "calibrated", "random", "zero"])
-def test_a_plan_read_back_equals_the_plan_saved(method: str, lineage: Pair, tmp_path: Path) -> None:  # noqa: F811
-    plan = lineage.plan(method)
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("copy", {}),
+        ("lora-x", {}),
+        ("lora-x", {"norm_match": True}),
+        ("calibrated", {}),
+        ("random", {}),
+        ("zero", {}),
+    ],
+)
+def test_a_plan_read_back_equals_the_plan_saved(
+    method: str,
+    settings: dict[str, Setting],
+    lineage: Pair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    plan = lineage.plan(method, settings)
 
     again = load_plan(plan.save(tmp_path))
 
@@ -28,6 +45,7 @@ def test_a_plan_read_back_equals_the_plan_saved(method: str, lineage: Pair, tmp_
             size = lineage.target.base.sites[was.target].out_features
             assert torch.equal(was.term.output.apply(torch.eye(size)), now.term.output.apply(torch.eye(size)))
             assert was.term.per_channel == now.term.per_channel
+            assert was.term.norm_ratio == now.term.norm_ratio
 
 
 def test_a_plan_is_named_by_its_own_hash(lineage: Pair, tmp_path: Path) -> None:  # noqa: F811
@@ -59,10 +77,10 @@ def test_a_plan_under_a_name_of_its_own_opens_and_keeps_its_id(lineage: Pair, tm
 @pytest.mark.parametrize(
     ("description", "said"),
     [
-        ({"format": "1", "key": "k"}, r"no plan of format 2 \(found '1'\). Compile it anew"),
-        ({"format": "2", "key": "k"}, "damaged"),
-        ([], "no plan of format 2"),
-        (None, "no plan of format 2"),
+        ({"format": "1", "key": "k"}, r"no plan of format 3 \(found '1'\). Compile it anew"),
+        ({"format": "3", "key": "k"}, "damaged"),
+        ([], "no plan of format 3"),
+        (None, "no plan of format 3"),
     ],
 )
 def test_a_file_that_holds_no_plan_of_this_format_is_refused(description: object, said: str, tmp_path: Path) -> None:
@@ -109,6 +127,17 @@ def test_an_unknown_method_or_setting_is_named_beside_the_known_ones(lineage: Pa
         lineage.plan("copi")
     with pytest.raises(Stop, match=r"'enrgy'.*energy"):
         lineage.plan("lora-x", {"enrgy": 0.5})
+
+
+def test_bases_without_weights_are_told_apart_by_their_inventories() -> None:
+    bases = {base.name: base for base in known_bases()}
+    keys = {
+        plan_key(bases["sd1.5"], bases[name], method="copy", settings={}, probe_id="")
+        for name in ("sd1.5", "sd2.1", "sdxl")
+    }
+
+    assert len(keys) == 3
+    assert {base.fingerprint for base in bases.values()} == {""}
 
 
 def test_another_way_of_pairing_sites_is_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
