@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lorax.adapter import Site
-from lorax.diffusion_model import DiffusionModel
 from lorax.method import SiteStatistics
 from lorax.probe import Probe
+from lorax.running_model import RunningModel
 
 
 @dataclass(slots=True)
@@ -27,8 +28,8 @@ class Heard:
 
 
 def collect_statistics(
-    source: DiffusionModel,
-    target: DiffusionModel,
+    source: RunningModel,
+    target: RunningModel,
     *,
     pairs: Mapping[Site, Site],
     probe: Probe,
@@ -41,10 +42,9 @@ def collect_statistics(
     sums: dict[Site, SiteStatistics] = {}
     batches = probe.batches(batch)
     for done, rows in enumerate(batches, start=1):
-        shown = probe.latents[rows]
-        pulls = [torch.randn(shown.shape, generator=generator).to(shown.device) for _ in range(directions)]
-        there = _listen(target, sorted(pairs), probe=probe, rows=rows, pulls=pulls)
-        here = _listen(source, sorted(set(pairs.values())), probe=probe, rows=rows, pulls=pulls)
+        pulls = partial(source.pulls, probe=probe, rows=rows, count=directions, generator=generator)
+        here, chosen = _listen(source, sorted(set(pairs.values())), probe=probe, rows=rows, pulls=pulls)
+        there, _ = _listen(target, sorted(pairs), probe=probe, rows=rows, pulls=partial(_same, chosen))
         for site, origin in pairs.items():
             if site in there and origin in here:
                 _add(sums, site, there[site], here[origin])
@@ -52,29 +52,34 @@ def collect_statistics(
     return {site: found.on_cpu() for site, found in sums.items()}
 
 
-def _listen(
-    model: DiffusionModel, sites: list[Site], *, probe: Probe, rows: slice, pulls: list[Tensor]
-) -> dict[Site, tuple[Tensor, Tensor]]:
-    """Returns inputs (n, in) and gradients (n·directions, out) of each site's module for one batch of the probe.
+def _same(pulls: list[Tensor], _output: Tensor) -> list[Tensor]:
+    return pulls
 
-    The gradient is of <pull, model output> with respect to the module's output; the pulls are random and the same for
-    both bases, so the two gradients speak about the same change of the picture.
+
+def _listen(
+    model: RunningModel, sites: list[Site], *, probe: Probe, rows: slice, pulls: Callable[[Tensor], list[Tensor]]
+) -> tuple[dict[Site, tuple[Tensor, Tensor]], list[Tensor]]:
+    """Returns inputs (n, in) and gradients (n·directions, out) of each site's module for one batch, and the pulls.
+
+    The gradient is of <pull, model output> with respect to the module's output; pulls(output) are the same for both
+    bases, so the two gradients speak about the same change of what the model says.
     """
     heard: dict[Site, Heard] = {}
     with model.listening({site: _recorder(heard, site) for site in sites if model.module(site) is not None}):
-        states = model.encode(probe.prompts[rows])
-        output = model.predict(probe.latents[rows], probe.timesteps[rows], states=states)
+        output = model.run(probe, rows)
+    chosen = pulls(output)
     reached = [site for site in sites if site in heard and heard[site].output.requires_grad]
     outputs = [heard[site].output for site in reached]
     gradients: dict[Site, list[Tensor]] = {site: [] for site in reached}
-    for index, pull in enumerate(pulls):
-        found = torch.autograd.grad(
-            (output * pull).sum(), outputs, retain_graph=index + 1 < len(pulls), allow_unused=True
+    for index, pull in enumerate(chosen):
+        pulled = torch.autograd.grad(
+            (output * pull.to(output.device)).sum(), outputs, retain_graph=index + 1 < len(chosen), allow_unused=True
         )
-        for site, gradient in zip(reached, found, strict=True):
+        for site, gradient in zip(reached, pulled, strict=True):
             if gradient is not None:
                 gradients[site].append(as_rows(gradient))
-    return {site: (heard[site].inputs, torch.cat(gradients[site])) for site in reached if gradients[site]}
+    found = {site: (heard[site].inputs, torch.cat(gradients[site])) for site in reached if gradients[site]}
+    return found, chosen
 
 
 def _recorder(heard: dict[Site, Heard], site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:

@@ -1,23 +1,22 @@
-"""A loaded diffusion base that can be run, patched with an adapter, sampled from and listened to.
+"""A loaded diffusion base: a U-Net with its text encoder, tokenizer and scheduler.
 
 diffusers and transformers only load and run the modules; they are imported when a model is loaded, not before.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorax.adapter import Adapter, LowRank, Site, Update
 from lorax.errors import Stop
-
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+from lorax.geometry import SQUARED, Geometry
+from lorax.probe import Probe, ProbeSettings, slices
+from lorax.running_model import RunningModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +30,30 @@ class Parts:
     vae: Any = None
 
 
-class DiffusionModel:
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentProbe:
+    """Noisy latents (n, c, h, w), their timesteps (n,) and prompts (n). Rows with equal `group` show one image."""
+
+    latents: Tensor
+    timesteps: Tensor
+    prompts: tuple[str, ...]
+    group: Tensor
+
+    def batches(self, size: int) -> list[slice]:
+        """Returns slices that cover the probe, `size` rows each."""
+        return slices(len(self.prompts), size)
+
+
+class DiffusionModel(RunningModel):
     """A U-Net with its text encoder, tokenizer and scheduler, float32, on one device, never trained here."""
+
+    kind: ClassVar[str] = "diffusion"
+    geometry: ClassVar[Geometry] = SQUARED
 
     def __init__(self, parts: Parts) -> None:
         self.unet, self.text_encoder, self.vae = parts.unet, parts.text_encoder, parts.vae
         self.tokenizer, self.scheduler = parts.tokenizer, parts.scheduler
-        self._modules = {
-            "unet": dict(self.unet.named_modules()),
-            "text_encoder": dict(self.text_encoder.named_modules()),
-        }
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        first: Tensor = next(iter(self.unet.parameters()))
-        return first.device
+        super().__init__({"unet": self.unet, "text_encoder": self.text_encoder})
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -54,10 +61,58 @@ class DiffusionModel:
         size = int(self.unet.config.sample_size)
         return int(self.unet.config.in_channels), size, size
 
-    def module(self, site: Site) -> nn.Module | None:
-        """Returns the module whose weight a site names, or None; with or without CLIP's `text_model.` level."""
-        found = self._modules.get(site.component, {})
-        return found.get(site.path) or found.get(site.path.removeprefix("text_model."))
+    def run(self, probe: Probe, rows: slice) -> Tensor:
+        """Returns the predicted noise (n, c·h·w) for noisy latents."""
+        shown = cast("LatentProbe", probe)
+        states = self.encode(shown.prompts[rows])
+        output = self.predict(shown.latents[rows], shown.timesteps[rows], states=states)
+        return output.flatten(1).float()
+
+    def samples(
+        self, prompts: Sequence[str], *, settings: ProbeSettings, seed: int, rows: slice = slice(None)
+    ) -> Tensor:
+        """Returns clean latents (n, c, h, w) drawn for prompts[rows]; equal rows see equal noise in every model."""
+        if not any(prompts):
+            raise Stop(
+                'the probe has no prompts; a diffusion model draws for some: prompts = ["a photograph of a harbour"]'
+            )
+        noise = noise_for(self, count=len(prompts), seed=seed)[rows]
+        if not len(noise):
+            return noise.to(self.device)
+        return self.sample(prompts[rows], noise, steps=settings.steps, guidance=settings.guidance)
+
+    def given(self, settings: ProbeSettings) -> Tensor | None:
+        """Returns None: a probe of a diffusion model brings no pictures."""
+        del settings
+        return None
+
+    def look_at(self, samples: Tensor, *, prompts: Sequence[str], settings: ProbeSettings) -> LatentProbe:
+        """Returns the probe that shows clean latents (n, c, h, w) under each of the settings' noise levels."""
+        levels = len(settings.timesteps)
+        latents = samples.to(self.device).repeat_interleave(levels, dim=0)
+        timesteps = torch.tensor(settings.timesteps, device=latents.device).repeat(len(samples))
+        noise = noise_for(self, count=len(latents), seed=settings.seed + 1).to(latents.device)
+        return LatentProbe(
+            latents=self.add_noise(latents, noise, timesteps=timesteps),
+            timesteps=timesteps,
+            prompts=tuple(prompt for prompt in prompts for _ in range(levels)),
+            group=torch.arange(len(samples)).repeat_interleave(levels),
+        )
+
+    def pulls(
+        self, output: Tensor, probe: Probe, rows: slice, *, count: int, generator: torch.Generator
+    ) -> list[Tensor]:
+        """Returns random directions in the space of pictures, standard normal."""
+        del probe, rows
+        return [torch.randn(output.shape, generator=generator).to(output.device) for _ in range(count)]
+
+    def require_comparable(self, other: RunningModel) -> None:
+        """Raises Stop for models of another kind or with latents of another shape."""
+        if not isinstance(other, DiffusionModel):
+            raise Stop(f"a diffusion model and a {other.kind} model cannot be run on the same inputs")
+        if self.latent_shape != other.latent_shape:
+            seen = " and ".join("x".join(map(str, model.latent_shape)) for model in (self, other))
+            raise Stop(f"the two bases have latents of different shape ({seen}), so they cannot see the same picture")
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Returns text states (n, tokens, width). Each different prompt is encoded once."""
@@ -109,87 +164,10 @@ class DiffusionModel:
         pixels = ((latents.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu()
 
-    @contextlib.contextmanager
-    def patched(self, adapter: Adapter | None) -> Iterator[None]:
-        """Adds an adapter's updates to the modules' outputs for the length of a `with` block; weights stay untouched.
 
-        Raises KeyError where a site of the adapter is no module of this model: an update must never be lost in silence.
-        """
-        if adapter is None:
-            yield
-            return
-        hooks = {site: self._hook(site, update) for site, update in adapter.updates.items()}
-        with self.listening(hooks), self._shifted(adapter.vectors):
-            yield
-
-    def _hook(self, site: Site, update: Update) -> Hook:
-        if isinstance(update, LowRank):
-            return _adding(update, self.device)
-        module = self.module(site)
-        if module is None:
-            raise KeyError(f"{site} is no module of this model")
-        return _adding_dense(update.dense(cast("Tensor", module.weight).detach()))
-
-    @contextlib.contextmanager
-    def _shifted(self, vectors: Mapping[Site, Tensor]) -> Iterator[None]:
-        """Adds to biases and norms for the length of a `with` block, and gives back the very numbers they had."""
-        kept: list[tuple[Tensor, Tensor]] = []
-        try:
-            for site, vector in vectors.items():
-                owner, _, leaf = site.path.rpartition(".")
-                module = self.module(Site(site.component, owner))
-                parameter = getattr(module, leaf, None)
-                if parameter is None:
-                    raise KeyError(f"{site} is no parameter of this model")
-                kept.append((parameter.data, parameter.data.clone()))
-                parameter.data += vector.to(parameter.data)
-            yield
-        finally:
-            for data, before in reversed(kept):
-                data.copy_(before)
-
-    @contextlib.contextmanager
-    def listening(self, hooks: Mapping[Site, Hook]) -> Iterator[None]:
-        """Calls each hook(module, inputs, output) when its site's module has run, for the length of a `with` block."""
-        with contextlib.ExitStack() as stack:
-            for site, hook in hooks.items():
-                module = self.module(site)
-                if module is None:
-                    raise KeyError(f"{site} is no module of this model")
-                stack.callback(module.register_forward_hook(hook).remove)
-            yield
-
-
-def _adding(update: LowRank, device: torch.device) -> Hook:
-    """Returns a hook that adds scale·up·down·x to a module's output, factored."""
-    up = (update.up * update.scale).to(device)
-    down = update.down.to(device)
-
-    def linear(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + (inputs[0] @ down.T) @ up.T
-
-    def convolution(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        base = cast("nn.Conv2d", module)
-        kernel = down.view(down.shape[0], -1, *base.kernel_size)
-        thin = nn.functional.conv2d(inputs[0], kernel, stride=base.stride, padding=base.padding, dilation=base.dilation)
-        return output + nn.functional.conv2d(thin, up[:, :, None, None])
-
-    return linear if update.kernel is None else convolution
-
-
-def _adding_dense(change: Tensor) -> Hook:
-    """Returns a hook that adds change·x to a module's output."""
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if change.dim() == 2:
-            return output + nn.functional.linear(inputs[0], change)
-        base = cast("nn.Conv2d", module)
-        moved = nn.functional.conv2d(
-            inputs[0], change, stride=base.stride, padding=base.padding, dilation=base.dilation
-        )
-        return output + moved
-
-    return add
+def noise_for(model: DiffusionModel, *, count: int, seed: int) -> Tensor:
+    """Draws standard normal latents (count, c, h, w) on the CPU, so that every device sees the same ones."""
+    return torch.randn((count, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
 
 
 def load_diffusion_model(folder: Path, *, device: str = "cpu") -> DiffusionModel:

@@ -11,7 +11,7 @@ from lorax.base_pair import correspondence
 from lorax.calibration import collect_statistics
 from lorax.checkpoint import Checkpoint
 from lorax.compile import compilation, compile_plan, compile_to
-from lorax.diffusion_model import load_diffusion_model
+from lorax.load_model import load_pair
 from lorax.method import Setting, SiteStatistics
 from lorax.plan import Plan, method_named, plan_key
 from lorax.probe import ProbeSettings
@@ -98,7 +98,7 @@ def _probe_id(source: Checkpoint, target: Checkpoint, probe: ProbeSettings) -> s
 def _statistics(
     source: Checkpoint, target: Checkpoint, probe: ProbeSettings, device: str, progress: Progress
 ) -> dict[Site, SiteStatistics]:
-    models = [load_diffusion_model(base.folder, device=device) for base in (source, target)]
+    models = load_pair(source.folder, target.folder, device=device)
     drawn = PROBES["neutral"].draw(models[0], models[1], None, calibration_probe(probe))
     pairs = {
         site: origin for site, origin in correspondence(source.base, target.base).items() if isinstance(origin, Site)

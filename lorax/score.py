@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from lorax.adapter import Adapter
-from lorax.diffusion_model import DiffusionModel, load_diffusion_model
-from lorax.probe import Probe, ProbeSettings, noise_for
+from lorax.diffusion_model import DiffusionModel, noise_for
+from lorax.errors import Stop
+from lorax.load_model import load_pair
+from lorax.probe import Probe, ProbeSettings
 from lorax.probes import PROBES
+from lorax.running_model import RunningModel
 from lorax.score_card import ScoreCard
 from lorax.scorer import ADAPTED, SOURCE, TARGET, Anchors, measure
 from lorax.scorers import SCORERS
@@ -23,18 +26,15 @@ ZERO = "zero"
 class ScoreBench:
     """Both bases of a pair in memory, with what does not depend on the adapter computed once."""
 
-    def __init__(
-        self, source: DiffusionModel, target: DiffusionModel, *, settings: ProbeSettings, batch: int = 80
-    ) -> None:
+    def __init__(self, source: RunningModel, target: RunningModel, *, settings: ProbeSettings, batch: int = 80) -> None:
         self.source, self.target = source, target
         self.settings, self.batch = settings, batch
         self._kept: dict[str, tuple[Probe, dict[str, Callable[[], Tensor]]]] = {}
 
     @classmethod
     def open(cls, source: Path, target: Path, *, settings: ProbeSettings, device: str = "cpu") -> ScoreBench:
-        """Loads two diffusers folders; raises lorax.errors.Stop where one cannot be opened."""
-        models = [load_diffusion_model(folder, device=device) for folder in (source, target)]
-        return cls(*models, settings=settings)
+        """Loads the folders of two bases; raises lorax.errors.Stop where that fails or they do not compare."""
+        return cls(*load_pair(source, target, device=device), settings=settings)
 
     def score(
         self, source_adapter: Adapter, candidates: Mapping[str, Adapter], *, fingerprints: Sequence[str] = ()
@@ -62,7 +62,8 @@ class ScoreBench:
     ) -> tuple[Probe, Anchors, dict[str, Tensor]]:
         """Returns a probe, the anchors on it (run when a scorer asks for them), and each candidate's outputs."""
         probe, plain = self._plain(name, adapter)
-        anchors = Anchors({**plain, ADAPTED: lambda: self._outputs(self.source, adapter, probe)})
+        runs = {**plain, ADAPTED: lambda: self._outputs(self.source, adapter, probe)}
+        anchors = Anchors(runs, self.source.geometry)
         found = {label: self._outputs(self.target, candidate, probe) for label, candidate in candidates.items()}
         return probe, anchors, {**found, ZERO: anchors[TARGET]}
 
@@ -80,15 +81,10 @@ class ScoreBench:
         return probe, plain
 
     @torch.no_grad()
-    def _outputs(self, model: DiffusionModel, adapter: Adapter | None, probe: Probe) -> Tensor:
-        """Returns the model's outputs on every row of the probe, flattened to (rows, features)."""
+    def _outputs(self, model: RunningModel, adapter: Adapter | None, probe: Probe) -> Tensor:
+        """Returns the model's outputs on every row of the probe, (rows, features)."""
         with model.patched(adapter):
-            states = model.encode(probe.prompts)
-            parts = [
-                model.predict(probe.latents[rows], probe.timesteps[rows], states=states[rows])
-                for rows in probe.batches(self.batch)
-            ]
-        return torch.cat(parts).flatten(1).float()
+            return torch.cat([model.run(probe, rows) for rows in probe.batches(self.batch)])
 
     def images(
         self,
@@ -100,8 +96,10 @@ class ScoreBench:
     ) -> dict[str, Tensor]:
         """Draws the before/after grid on equal noise: rows source, source+adapter, target, target+<candidate>.
 
-        Each row is (prompts, height, width, channels) uint8.
+        Each row is (prompts, height, width, channels) uint8. Raises Stop for models that draw no pictures.
         """
+        if not isinstance(self.source, DiffusionModel) or not isinstance(self.target, DiffusionModel):
+            raise Stop(f"a {self.source.kind} model draws no pictures")
         rows: list[tuple[str, DiffusionModel, Adapter | None]] = [
             (SOURCE, self.source, None),
             (ADAPTED, self.source, source_adapter),

@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from lorax.geometry import SQUARED, Geometry
+
 SOURCE, ADAPTED, TARGET = "source", "source+adapter", "target"
 
 
@@ -22,9 +24,13 @@ class Figure:
 
 
 class Anchors:
-    """Outputs of the models on one probe, each (rows, features) float32, by name; run when first asked for."""
+    """Outputs of the models on one probe, each (rows, features) float32, by name; run when first asked for.
 
-    def __init__(self, runs: Mapping[str, Callable[[], Tensor]]) -> None:
+    geometry: says how outputs of this kind of model are held against each other.
+    """
+
+    def __init__(self, runs: Mapping[str, Callable[[], Tensor]], geometry: Geometry = SQUARED) -> None:
+        self.geometry = geometry
         self._runs = {name: cache(run) for name, run in runs.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -37,6 +43,10 @@ class Anchors:
     def effect_of(self, candidate: Tensor) -> Tensor:
         """Returns what a candidate changes in the target base, (rows, features)."""
         return candidate - self[TARGET]
+
+    def product(self, first: Tensor, second: Tensor) -> Tensor:
+        """Returns the inner product (rows,) of two changes of output, seen from what source+adapter says."""
+        return self.geometry.inner(self[ADAPTED], first, second)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +78,3 @@ def measure(scorer: Scorer, anchors: Anchors, *, candidate: Tensor, group: Tenso
     spread = scorer.figure(per_image[drawn].sum(1))
     low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Figure(float(scorer.figure(per_image.sum(0))), low, high)
-
-
-def squared(difference: Tensor) -> Tensor:
-    """Returns the squared length of each row, (rows,)."""
-    return difference.square().sum(1)

@@ -2,7 +2,8 @@
 
 1 - sum ||source+adapter - target+converted||^2 / sum ||source+adapter - target||^2 over a probe that source+adapter
 drew itself: 1 would be the very same output, 0 is what doing nothing reaches, below 0 is harm. For Gaussian noise
-predictions the squared difference is the divergence KL(source+adapter || target+converted) up to a constant.
+predictions the squared difference is the divergence KL(source+adapter || target+converted) up to a constant; for
+language models the figure is that of the divergences themselves, token by token.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorax.scorer import ADAPTED, TARGET, Anchors, Scorer, squared
+from lorax.scorer import ADAPTED, TARGET, Anchors, Scorer
 
 
 def _terms(anchors: Anchors, candidate: Tensor) -> Tensor:
     wanted = anchors[ADAPTED]
-    return torch.stack([squared(wanted - candidate), squared(wanted - anchors[TARGET])], dim=1)
+    divergence = anchors.geometry.divergence
+    return torch.stack([divergence(wanted, candidate), divergence(wanted, anchors[TARGET])], dim=1)
 
 
 def _figure(sums: Tensor) -> Tensor:

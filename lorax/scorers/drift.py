@@ -1,15 +1,19 @@
-"""drift: how far the conversion moves the target on neutral prompts, relative to its own output. Small is good."""
+"""drift: how far the conversion moves the target on neutral prompts, relative to its own output. Small is good.
+
+For language models: the divergence KL(target || target+converted) over the entropy of what the target says.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from lorax.scorer import TARGET, Anchors, Scorer, squared
+from lorax.scorer import TARGET, Anchors, Scorer
 
 
 def _terms(anchors: Anchors, candidate: Tensor) -> Tensor:
-    return torch.stack([squared(anchors.effect_of(candidate)), squared(anchors[TARGET])], dim=1)
+    plain = anchors[TARGET]
+    return torch.stack([anchors.geometry.divergence(plain, candidate), anchors.geometry.size(plain)], dim=1)
 
 
 def _figure(sums: Tensor) -> Tensor:

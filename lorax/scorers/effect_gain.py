@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lorax.scorer import Anchors, Scorer, squared
+from lorax.scorer import Anchors, Scorer
 
 
 def _terms(anchors: Anchors, candidate: Tensor) -> Tensor:
     home, away = anchors.effect_at_home(), anchors.effect_of(candidate)
-    return torch.stack([(home * away).sum(1), squared(home)], dim=1)
+    return torch.stack([anchors.product(home, away), anchors.product(home, home)], dim=1)
 
 
 def _figure(sums: Tensor) -> Tensor:

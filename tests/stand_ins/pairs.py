@@ -10,11 +10,11 @@ import pytest
 from lorax.calibration import collect_statistics
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.compile import compile_plan
-from lorax.diffusion_model import DiffusionModel, load_diffusion_model
+from lorax.diffusion_model import DiffusionModel, LatentProbe, load_diffusion_model
 from lorax.method import Setting, SiteStatistics
 from lorax.methods import METHODS
 from lorax.plan import Plan
-from lorax.probe import Probe, ProbeSettings
+from lorax.probe import ProbeSettings
 from lorax.probes import PROBES
 from tests.stand_ins.tiny_bases import make_base, nudged
 
@@ -29,7 +29,7 @@ class Pair:
     target: Checkpoint
     source_model: DiffusionModel
     target_model: DiffusionModel
-    probe: Probe
+    probe: LatentProbe
 
     def statistics(self) -> dict[object, SiteStatistics]:
         """Returns what `calibrated` needs."""
@@ -55,6 +55,7 @@ def open_pair(source: Path, target: Path) -> Pair:
     models = [load_diffusion_model(folder) for folder in (source, target)]
     probe = PROBES["neutral"].draw(models[0], models[1], None, SETTINGS)
     checkpoints = [open_checkpoint(folder, name=folder.name) for folder in (source, target)]
+    assert isinstance(probe, LatentProbe)
     return Pair(checkpoints[0], checkpoints[1], models[0], models[1], probe)
 
 
