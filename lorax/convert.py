@@ -21,6 +21,7 @@ from lorax.errors import Unsupported
 from lorax.method import Term
 from lorax.operators import Identity, Operator
 from lorax.plan import Plan, PlannedSite
+from lorax.recompression import added, recompressed
 
 _LEAST_KEPT = 1e-4
 """An update of which a map keeps a smaller share of its norm is mostly rounding; it is not blown up."""
@@ -31,7 +32,9 @@ class SiteReport:
     """What became of one site of an adapter.
 
     target: its home, several joined by a comma, None where it has none; kept_norm: ||update after|| over ||update
-    before||, 0 where it was dropped; norm: of the update before, 0 for a vector.
+    before||, 0 where it was dropped; norm: of the update before, 0 for a vector;
+    lost: the share of the squared norm of what came out that was cut where a sum of terms had a higher rank than the
+    update, of several homes the largest.
     """
 
     site: str
@@ -39,6 +42,7 @@ class SiteReport:
     kept_norm: float
     reason: str
     norm: float = 0.0
+    lost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,11 +115,15 @@ def norm_shares(conversion: Conversion) -> NormShares:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stack:
-    """Holds the updates of all adapters at one site, side by side: ups (out, ranks), downs (ranks, columns)."""
+    """Holds the updates of all adapters at one site, side by side: ups (out, ranks), downs (ranks, columns).
+
+    lost: of each update, the share of its squared norm that was cut with its rank; empty where no rank was.
+    """
 
     updates: Sequence[LowRank]
     ups: Tensor
     downs: Tensor
+    lost: tuple[Tensor, ...] = ()
 
     @classmethod
     def of(cls, updates: Sequence[LowRank]) -> _Stack:
@@ -126,11 +134,16 @@ class _Stack:
 
     def through(self, term: Term) -> _Stack:
         """Applies a term to all updates at once; gives itself where that changes nothing."""
-        if isinstance(term.output, Identity) and isinstance(term.input, Identity) and term.norm_ratio is None:
+        plain = isinstance(term.output, Identity) and isinstance(term.input, Identity)
+        if plain and term.norm_ratio is None and not term.also:
             return self
         kernel = self.updates[0].kernel
         taps = math.prod(kernel) if kernel is not None and term.per_channel else 1
-        moved = _Stack(self.updates, term.output.apply(self.ups), _on_channels(term.input, self.downs, taps))
+        products = [
+            _Stack(self.updates, output.apply(self.ups), _on_channels(inward, self.downs, taps))
+            for output, inward in term.products
+        ]
+        moved = products[0] if len(products) == 1 else _Stack.sum_of(products, keeps_rank=term.keeps_rank)
         return moved if term.norm_ratio is None else moved.as_long_as(self, term.norm_ratio)
 
     def as_long_as(self, before: _Stack, ratio: float) -> _Stack:
@@ -138,7 +151,17 @@ class _Stack:
         was, now = before.squares(), self.squares()
         factors = torch.where(now > _LEAST_KEPT**2 * was, ratio * (was / now).sqrt(), 1.0)
         ranks = torch.tensor([update.rank for update in self.updates], device=factors.device)
-        return _Stack(self.updates, self.ups * factors.repeat_interleave(ranks), self.downs)
+        return _Stack(self.updates, self.ups * factors.repeat_interleave(ranks), self.downs, self.lost)
+
+    @classmethod
+    def sum_of(cls, products: Sequence[_Stack], *, keeps_rank: bool) -> _Stack:
+        """Adds up the summands of each update, and cuts the sum to the rank that it had or could have at most."""
+        sums = [
+            recompressed(added(parts), rank=parts[0].rank if keeps_rank else None)
+            for parts in zip(*(product.split() for product in products), strict=True)
+        ]
+        stack = cls.of([update for update, _ in sums])
+        return replace(stack, lost=tuple(lost for _, lost in sums))
 
     def split(self) -> list[LowRank]:
         """Gives each adapter its own part, a view: the writer copies it anyway, into another element type."""
@@ -181,9 +204,12 @@ class _Norms:
         self._rows: list[tuple[PlannedSite, int, float]] = []
         self._before: list[Tensor] = []
         self._after: list[Tensor] = []
+        self._lost: dict[int, Tensor] = {}
 
     def add(self, planned: PlannedSite, holders: Sequence[int], before: _Stack, after: _Stack | None) -> None:
         """Takes one site of the plan. holders: which adapters have it, in the order of the stacks."""
+        if after is not None:
+            self._lost |= dict(enumerate(after.lost, start=len(self._rows)))
         scales = [abs(update.scale) for update in before.updates]
         self._rows += [(planned, index, scale) for index, scale in zip(holders, scales, strict=True)]
         squares = before.squares()
@@ -199,9 +225,10 @@ class _Norms:
         if not self._rows:
             return found
         before, after = torch.cat(self._before).sqrt().tolist(), torch.cat(self._after).sqrt().tolist()
-        for (planned, index, scale), was, now in zip(self._rows, before, after, strict=True):
+        for row, ((planned, index, scale), was, now) in enumerate(zip(self._rows, before, after, strict=True)):
             site, home = planned.source or planned.target, str(planned.target) if planned.term is not None else None
-            report = SiteReport(str(site), home, now / was if was else 0.0, planned.reason, was * scale)
+            lost = float(self._lost.get(row, 0.0))
+            report = SiteReport(str(site), home, now / was if was else 0.0, planned.reason, was * scale, lost)
             found[index][site] = _joined(found[index][site], report) if site in found[index] else report
         return found
 
@@ -214,6 +241,7 @@ def _joined(first: SiteReport, second: SiteReport) -> SiteReport:
         target=", ".join(homes) or None,
         kept_norm=math.hypot(first.kept_norm, second.kept_norm),
         reason=first.reason and second.reason,
+        lost=max(first.lost, second.lost),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,14 +74,22 @@ class SiteInputs:
         return first == second
 
 
+class Product(NamedTuple):
+    """One summand O·update·I: `output` acts on up's rows, `input` on down's columns."""
+
+    output: Operator
+    input: Operator
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Term:
-    """One summand O·update·I at a target site: `output` acts on up's rows, `input` on down's columns.
+    """What becomes of an update at a target site: O·update·I, and where `also` lists more such products, their sum.
 
     With `per_channel` the input operator acts on input channels and leaves a convolution's kernel taps alone; otherwise
     on all in·kh·kw columns. `figures` are what the method measured while it compiled (kept energy, fit and so on).
     norm_ratio: where given, each update that comes out is brought to `norm_ratio` times the norm it had before, every
-    adapter's by a factor of its own.
+    adapter's by a factor of its own. A sum has as many times the rank as it has summands: with `keeps_rank` it is cut
+    to the best approximation of the rank that the update had.
     """
 
     output: Operator
@@ -89,6 +97,13 @@ class Term:
     per_channel: bool = False
     figures: Mapping[str, float] = field(default_factory=dict)
     norm_ratio: float | None = None
+    also: tuple[Product, ...] = ()
+    keeps_rank: bool = True
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        """All summands."""
+        return (Product(self.output, self.input), *self.also)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ from lorax.adapter import Site, SiteShape
 from lorax.base_model import BaseModel
 from lorax.correspondence import VERSION as CORRESPONDENCE_VERSION
 from lorax.errors import Stop
-from lorax.method import Method, Setting, Term
+from lorax.method import Method, Product, Setting, Term
 from lorax.methods import METHODS
-from lorax.operators import Operator, kind_of, rebuild
+from lorax.operators import kind_of, rebuild
 from lorax.weight_file import WeightFile, open_weight_file, sha256_file, write_weight_file
 
-FORMAT = "3"
+FORMAT = "4"
 HEADER = "lorax_plan"
 """The entry of the file's header that describes the plan."""
 _CONTENT_NAME = re.compile("[0-9a-f]{64}")
@@ -249,10 +249,18 @@ def stored(index: int, site: PlannedSite) -> dict[str, Tensor]:
     """Returns the tensors of a site by their names in the plan file. index: of the site in the plan."""
     if site.term is None:
         return {}
-    sides: list[tuple[str, Operator]] = [("output", site.term.output), ("input", site.term.input)]
     return {
-        f"{index:05d}.{side}.{part}": tensor for side, operator in sides for part, tensor in operator.tensors().items()
+        f"{place}.{part}": tensor
+        for number, product in enumerate(site.term.products)
+        for place, operator in zip(_places(index, number), product, strict=True)
+        for part, tensor in operator.tensors().items()
     }
+
+
+def _places(index: int, number: int) -> tuple[str, str]:
+    """Where the tensors of a site's n-th product are: 00012.output and 00012.input, 00012.1.output and so on."""
+    stem = f"{index:05d}.{number}" if number else f"{index:05d}"
+    return f"{stem}.output", f"{stem}.input"
 
 
 def described(site: PlannedSite) -> dict[str, Any]:
@@ -262,8 +270,8 @@ def described(site: PlannedSite) -> dict[str, Any]:
         return {**entry, "reason": site.reason}
     return {
         **entry,
-        "output": kind_of(site.term.output),
-        "input": kind_of(site.term.input),
+        "products": [[kind_of(product.output), kind_of(product.input)] for product in site.term.products],
+        "keeps_rank": site.term.keeps_rank,
         "per_channel": site.term.per_channel,
         "norm_ratio": site.term.norm_ratio,
         "figures": dict(site.term.figures),
@@ -273,15 +281,22 @@ def described(site: PlannedSite) -> dict[str, Any]:
 def _restored(index: int, entry: Mapping[str, Any], parts: Mapping[str, dict[str, Tensor]]) -> PlannedSite:
     target = Site.parse(entry["target"])
     source = Site.parse(entry["source"]) if entry["source"] else None
-    if "output" not in entry:
+    if "products" not in entry:
         return PlannedSite(target, source, None, reason=entry["reason"])
-    output, inward = (rebuild(entry[side], parts.get(f"{index:05d}.{side}", {})) for side in ("output", "input"))
+    first, *also = [
+        Product(
+            *(rebuild(kind, parts.get(place, {})) for kind, place in zip(kinds, _places(index, number), strict=True))
+        )
+        for number, kinds in enumerate(entry["products"])
+    ]
     term = Term(
-        output,
-        inward,
+        first.output,
+        first.input,
         per_channel=entry["per_channel"],
         figures=entry["figures"],
         norm_ratio=entry["norm_ratio"],
+        also=tuple(also),
+        keeps_rank=entry["keeps_rank"],
     )
     return PlannedSite(target, source, term)
 

@@ -22,7 +22,7 @@ def work_for(pair: Pair, method: str = "lora-x") -> Compilation:
     return compilation(pair.source, pair.target, method=method, settings={}, probe_id="tiny")
 
 
-@pytest.mark.parametrize("method", ["copy", "lora-x", "calibrated", "random", "zero"])
+@pytest.mark.parametrize("method", ["copy", "lora-x", "prolora", "calibrated", "random", "zero"])
 def test_what_is_compiled_to_disk_is_byte_for_byte_what_is_saved_from_memory(
     method: str,
     lineage: Pair,  # noqa: F811

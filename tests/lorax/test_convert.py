@@ -12,6 +12,7 @@ from lorax.checkpoint import Checkpoint
 from lorax.compile import compile_plan
 from lorax.convert import Conversion, conversion_id, convert_adapters, norm_shares
 from lorax.errors import Unsupported
+from lorax.method import Setting
 from tests.stand_ins.adapter_files import random_adapter
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
 from tests.stand_ins.tiny_bases import make_adapter
@@ -125,6 +126,43 @@ def test_an_update_that_the_map_takes_away_is_not_made_of_rounding(lineage: Pair
 
     assert isinstance(found, Conversion)
     assert found.adapter.low_rank()[site.target].norm() < 1e-4 * lost.norm()
+
+
+def test_the_sum_of_two_products_keeps_the_rank_and_the_report_says_what_that_costs(lineage: Pair) -> None:  # noqa: F811
+    adapters = [
+        make_adapter(lineage.source.base, seed=1, rank=2, match=""),
+        make_adapter(lineage.source.base, seed=2, rank=3, match=""),
+    ]
+    settings: dict[str, Setting] = {"energy": 0.5, "norm_match": False}
+    whole, cut = (lineage.plan("prolora", settings | {"keep_rank": kept}) for kept in (False, True))
+
+    for adapter, long, short in zip(
+        adapters, convert_adapters(whole, adapters), convert_adapters(cut, adapters), strict=True
+    ):
+        assert isinstance(long, Conversion)
+        assert isinstance(short, Conversion)
+        assert not any(report.lost for report in long.sites)
+        for report in short.sites:
+            site = Site.parse(report.site)
+            was, now = long.adapter.low_rank()[site], short.adapter.low_rank()[site]
+            assert was.rank == min(2 * adapter.low_rank()[site].rank, was.out_features, was.columns)
+            assert now.rank == min(adapter.low_rank()[site].rank, was.rank)
+            lost = (was.dense() - now.dense()).norm() ** 2 / was.dense().norm() ** 2
+            assert report.lost == pytest.approx(float(lost), abs=1e-4)
+        assert max(report.lost for report in short.sites) > 0.01
+
+
+def test_a_sum_is_brought_to_the_norm_of_the_rule_after_it_was_cut(lineage: Pair) -> None:  # noqa: F811
+    adapter = make_adapter(lineage.source.base, match="")
+    plan = lineage.plan("prolora", {"energy": 0.5, "norm_match": True})
+
+    (found,) = convert_adapters(plan, [adapter])
+
+    assert isinstance(found, Conversion)
+    for planned in plan.sites:
+        assert planned.term is not None
+        was, now = (each.low_rank()[planned.target].norm() for each in (adapter, found.adapter))
+        assert now / was == pytest.approx(planned.term.norm_ratio, rel=1e-4)
 
 
 def test_a_site_that_the_target_lacks_is_reported_with_the_norm_that_is_lost(lineage: Pair) -> None:  # noqa: F811

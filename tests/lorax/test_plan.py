@@ -9,6 +9,7 @@ import torch
 from lorax.base_models import known_bases
 from lorax.errors import Stop
 from lorax.method import Setting
+from lorax.operators import kind_of
 from lorax.plan import load_plan, plan_key
 from lorax.weight_file import sha256_file, write_weight_file
 from tests.stand_ins.adapter_files import small_base
@@ -21,6 +22,8 @@ from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
         ("copy", {}),
         ("lora-x", {}),
         ("lora-x", {"norm_match": True}),
+        ("prolora", {}),
+        ("prolora", {"form": "full", "keep_rank": False}),
         ("calibrated", {}),
         ("random", {}),
         ("zero", {}),
@@ -42,8 +45,11 @@ def test_a_plan_read_back_equals_the_plan_saved(
         assert (was.target, was.source, was.reason) == (now.target, now.source, now.reason)
         assert (was.term is None) == (now.term is None)
         if was.term is not None and now.term is not None:
-            size = lineage.target.base.sites[was.target].out_features
-            assert torch.equal(was.term.output.apply(torch.eye(size)), now.term.output.apply(torch.eye(size)))
+            for first, second in zip(was.term.products, now.term.products, strict=True):
+                assert kind_of(first.output) == kind_of(second.output)
+                for before, after in zip(first, second, strict=True):
+                    assert all(torch.equal(tensor, after.tensors()[part]) for part, tensor in before.tensors().items())
+            assert was.term.keeps_rank == now.term.keeps_rank
             assert was.term.per_channel == now.term.per_channel
             assert was.term.norm_ratio == now.term.norm_ratio
 
@@ -77,10 +83,10 @@ def test_a_plan_under_a_name_of_its_own_opens_and_keeps_its_id(lineage: Pair, tm
 @pytest.mark.parametrize(
     ("description", "said"),
     [
-        ({"format": "1", "key": "k"}, r"no plan of format 3 \(found '1'\). Compile it anew"),
-        ({"format": "3", "key": "k"}, "damaged"),
-        ([], "no plan of format 3"),
-        (None, "no plan of format 3"),
+        ({"format": "1", "key": "k"}, r"no plan of format 4 \(found '1'\). Compile it anew"),
+        ({"format": "4", "key": "k"}, "damaged"),
+        ([], "no plan of format 4"),
+        (None, "no plan of format 4"),
     ],
 )
 def test_a_file_that_holds_no_plan_of_this_format_is_refused(description: object, said: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lorax.errors import Stop
 from lorax.method import Setting, Term
 from lorax.methods import METHODS
 from lorax.operators import SignedPermutation
@@ -41,12 +42,12 @@ def lora_x(source: Tensor, target: Tensor, update: Tensor, settings: dict[str, S
 
 
 def prolora(source: Tensor, target: Tensor, update: Tensor, settings: dict[str, Setting]) -> Tensor:
-    """Returns the parallel and the perpendicular part of equation 3, and the two cross blocks that it drops."""
+    """Returns the parallel and the perpendicular part of step 3; with the two cross blocks in the full form."""
     energy = float(settings["energy"])
     parts_s, parts_t = [_projectors(weight, energy) for weight in (source, target)]
     total = torch.zeros_like(update)
     for row in (0, 1):
-        for column in (0, 1):
+        for column in (0, 1) if settings.get("form") == "full" else (row,):
             block = parts_s[0][row] @ update @ parts_s[1][column]
             total += parts_t[0][row] @ block @ parts_t[1][column]
     return total
@@ -75,24 +76,25 @@ def copy_scaled(source: Tensor, target: Tensor, update: Tensor, settings: dict[s
 
 
 FORMULAS = {"lora-x": lora_x, "prolora": prolora, "cross-lora": cross_lora, "copy-scaled": copy_scaled}
-SETTINGS: dict[str, dict[str, Setting]] = {
-    "lora-x": {"energy": 0.8},
-    "prolora": {"energy": 0.8},
-    "cross-lora": {"rank": 5},
-    "copy-scaled": {},
-}
+CASES: list[tuple[str, dict[str, Setting]]] = [
+    ("lora-x", {"energy": 0.8}),
+    ("prolora", {"energy": 0.8}),
+    ("prolora", {"energy": 0.8, "form": "full"}),
+    ("cross-lora", {"rank": 5}),
+    ("copy-scaled", {}),
+]
 
 
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[::-1], (40, 6)], ids=str)
-@pytest.mark.parametrize("method", sorted(FORMULAS))
-def test_the_operators_are_the_dense_formula(method: str, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("method", "settings"), CASES, ids=str)
+def test_the_operators_are_the_dense_formula(method: str, settings: dict[str, Setting], shape: tuple[int, int]) -> None:
     source = spread(*shape, seed=1)
     target = near(source)
     update = random(shape[0], 3, seed=2) @ random(3, shape[1], seed=3)
 
-    found = carry(compile_toy(method, source, target, settings=SETTINGS[method]), update, to=target)
+    found = carry(compile_toy(method, source, target, settings=settings), update, to=target)
 
-    expected = FORMULAS[method](source, target, update.double(), SETTINGS[method]).float()
+    expected = FORMULAS[method](source, target, update.double(), settings).float()
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -172,12 +174,23 @@ def test_the_correction_is_off_unless_asked_for() -> None:
     assert not any(method.settings["norm_match"] for method in methods)
 
 
-def test_prolora_gives_back_what_lies_outside_the_leading_subspace_too() -> None:
+def test_prolora_in_full_gives_back_what_lies_outside_the_leading_subspace_too_and_as_printed_not() -> None:
     weight, update = spread(*SHAPE, seed=1), random(*SHAPE, seed=2)
 
-    found = carry(compile_toy("prolora", weight, weight, settings={"energy": 0.5}), update, to=weight)
+    full, printed = (
+        carry(compile_toy("prolora", weight, weight, settings={"energy": 0.5, "form": form}), update, to=weight)
+        for form in ("full", "printed")
+    )
 
-    assert torch.allclose(found, update, atol=1e-5)
+    assert torch.allclose(full, update, atol=1e-5)
+    assert 0.5 < float(printed.norm() / update.norm()) < 0.98
+
+
+def test_a_form_that_prolora_does_not_have_is_named_beside_those_it_has() -> None:
+    weight = spread(*SHAPE, seed=1)
+
+    with pytest.raises(Stop, match=r"'prnted'.*'printed' or 'full'"):
+        compile_toy("prolora", weight, weight, settings={"form": "prnted"})
 
 
 @pytest.mark.parametrize("method", ["lora-x", "prolora"])

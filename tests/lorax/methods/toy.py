@@ -45,10 +45,10 @@ def compile_toy(
 
 
 def carry(term: Term | NoTerm, update: Tensor, *, to: Tensor) -> Tensor:
-    """Returns O·dW·I of a linear layer's update, zeros shaped like `to` where there is no term."""
+    """Returns the sum of O·dW·I of a linear layer's update, zeros shaped like `to` where there is no term."""
     if isinstance(term, NoTerm):
         return torch.zeros_like(to)
-    return term.input.apply(term.output.apply(update).T).T
+    return torch.stack([each.input.apply(each.output.apply(update).T).T for each in term.products]).sum(0)
 
 
 def sums(inputs: tuple[Tensor, Tensor], gradients: tuple[Tensor, Tensor]) -> SiteStatistics:
