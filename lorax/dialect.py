@@ -69,13 +69,17 @@ class EncodedModule:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedFile:
-    """Is one weight file to be written: its name in the folder, tensors, metadata, and a JSON file beside it."""
+    """Is one weight file to be written: its name in the folder, tensors, metadata, and a JSON file beside it.
+
+    hash_entry: the key of the metadata entry that will hold the sha256 of the weights, "" for none.
+    """
 
     name: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
     config_name: str = ""
     config: Mapping[str, object] = field(default_factory=dict)
+    hash_entry: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from lorax.dialect import EncodedFile, EncodedModule, Strength, Writing
 from lorax.errors import Unsupported
 from lorax.factors import with_alpha
 from lorax.suffixes import joined
-from lorax.written_metadata import trainer_entries
+from lorax.written_metadata import WEIGHTS_HASH, trainer_entries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,5 +62,5 @@ def flat_file(
 ) -> EncodedFile:
     """Gives the one file of an adapter with flat names; more: further tensors by name."""
     tensors = tensors_with_alpha(modules, writing, suffixes) | dict(more)
-    metadata = trainer_entries(writing, modules, tensors, network=network, naming=naming)
-    return EncodedFile(f"{writing.stem}.safetensors", tensors, metadata)
+    metadata = trainer_entries(writing, modules, network=network, naming=naming)
+    return EncodedFile(f"{writing.stem}.safetensors", tensors, metadata, hash_entry=WEIGHTS_HASH)

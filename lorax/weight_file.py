@@ -7,26 +7,35 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorax.errors import BadFile, TryLater
-from lorax.safe_header import ELEMENT_BYTES, ReadLimits, TensorEntry, parse_header
+from lorax.safe_header import ReadLimits, TensorEntry, parse_header
+from lorax.weight_output import (
+    TORCH_NAMES,
+    Stored,
+    WrittenFile,
+    element_type,
+    weights_sha256,
+    write_file,
+    write_hashed,
+    write_weight_file,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 __all__ = [
-    "FileHashes", "ReadLimits", "TensorEntry", "WeightFile", "element_type", "open_weight_file", "refuse_pickle_name",
-    "sha256_file", "weights_sha256", "write_file", "write_weight_file",
+    "FileHashes", "ReadLimits", "Stored", "TensorEntry", "WeightFile", "WrittenFile", "element_type",
+    "open_weight_file", "refuse_pickle_name", "sha256_file", "weights_sha256", "write_file", "write_hashed",
+    "write_weight_file",
 ]  # fmt: skip
 
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
@@ -34,12 +43,6 @@ _DEFAULT_LIMITS = ReadLimits()
 _CHUNK_BYTES = 4 * 2**20
 _FIRST_BYTES = 512
 """Are enough to tell what a file is that is no safetensors file."""
-_TORCH_NAMES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
-    "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-}  # fmt: skip
-# The order in which the official writer lays tensors out: widest first, so that every tensor is aligned.
-_LAYOUT = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "F8_E4M3", "F8_E5M2", "I8", "U8", "BOOL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class WeightFile:
         """Gives the element type of a tensor as torch calls it."""
         import torch
 
-        found: torch.dtype = getattr(torch, _TORCH_NAMES[self.tensors[name].dtype])
+        found: torch.dtype = getattr(torch, TORCH_NAMES[self.tensors[name].dtype])
         return found
 
     def hashes(self) -> FileHashes:
@@ -225,85 +228,10 @@ def _is_pickle(start: bytes) -> bool:
     return bool(start.startswith(b"PK") or marked or start[257:262] == b"ustar" or _OLD_PICKLE.match(start))
 
 
-def write_weight_file(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] = {}) -> str:
-    """Writes a safetensors file in one atomic step and gives the sha256 of the whole file.
-
-    The bytes depend on the arguments alone: tensors lie widest element type first, then by name, as the official
-    writer lays them out; metadata is sorted. Tensors that are not contiguous are copied. Raises ValueError for an
-    element type that the format has no name for, OSError when the disk refuses; then no file is left behind.
-    """
-    ordered = _laid_out(tensors)
-    header = _header_for(ordered, metadata)
-    start = (len(header).to_bytes(8, "little"), header)
-    return write_file(path, chain(start, map(_bytes_of, ordered.values())))
-
-
-def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
-    """Writes a file that appears at once and whole, on the disk and in its folder, and gives its sha256."""
-    digest = hashlib.sha256()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
-    try:
-        with partial.open("xb") as file:
-            for chunk in chunks:
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return digest.hexdigest()
-
-
-def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Gives the sha256 that the bytes after the header will have once the tensors are written."""
-    digest = hashlib.sha256()
-    for tensor in _laid_out(tensors).values():
-        digest.update(_bytes_of(tensor))
-    return digest.hexdigest()
-
-
-def element_type(dtype: torch.dtype) -> str:
-    """Gives safetensors' name of a torch element type. Raises ValueError when there is none."""
-    short = str(dtype).removeprefix("torch.")
-    for name, torch_name in _TORCH_NAMES.items():
-        if torch_name == short:
-            return name
-    raise ValueError(
-        f"{dtype} has no name in safetensors files written here; cast the tensor to one of {sorted(_TORCH_NAMES)}"
-    )
-
-
 def sha256_file(path: Path) -> str:
     """Gives the sha256 of a file's bytes, lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _laid_out(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    keys = {name: (_LAYOUT.index(element_type(tensor.dtype)), name) for name, tensor in tensors.items()}
-    return {name: tensors[name].detach() for name in sorted(tensors, key=keys.__getitem__)}
-
-
-def _header_for(ordered: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    fields: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
-    position = 0
-    for name, tensor in ordered.items():
-        dtype = element_type(tensor.dtype)
-        end = position + tensor.numel() * ELEMENT_BYTES[dtype]
-        fields[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
-        position = end
-    header = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    return header + b" " * (-len(header) % 8)
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    import torch
-
-    # A tensor without dimensions cannot be viewed as bytes, one with a single dimension can.
-    flat = tensor.cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
 
 
 def _chunks(descriptor: int, begin: int, end: int, where: str) -> Iterator[bytes]:
@@ -317,11 +245,3 @@ def _chunks(descriptor: int, begin: int, end: int, where: str) -> Iterator[bytes
 
 def _identity(status: os.stat_result) -> Identity:
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from lorax.errors import Refused, Stop, Unsupported
 from lorax.factors import count_non_finite
 from lorax.fusing import fuse_updates, fuse_vectors
 from lorax.naming import NamedModule
-from lorax.weight_file import write_file, write_weight_file
+from lorax.weight_file import WrittenFile, write_file, write_hashed
 
 FALLBACK = "diffusers"
 """The dialect of conversions of adapters whose own dialect is only read."""
@@ -28,7 +29,15 @@ _SHOWN = 3
 def write_adapter(
     adapter: Adapter, folder: Path, *, dialect: str, base: BaseModel, stem: str, metadata: Mapping[str, str]
 ) -> tuple[Path, ...]:
-    """Writes an adapter and gives the paths of its files, weights first.
+    """Writes an adapter as write_adapter_files does and gives the paths of its files, weights first."""
+    written = write_adapter_files(adapter, folder, dialect=dialect, base=base, stem=stem, metadata=metadata)
+    return tuple(file.path for file in written)
+
+
+def write_adapter_files(
+    adapter: Adapter, folder: Path, *, dialect: str, base: BaseModel, stem: str, metadata: Mapping[str, str]
+) -> tuple[WrittenFile, ...]:
+    """Writes an adapter and gives its files with their hashes and sizes, weights first.
 
     kohya: stem.safetensors, diffusers: pytorch_lora_weights.safetensors, peft: adapter_model.safetensors with
     adapter_config.json; factors in adapter.dtype, scales kept. base: the model the files are for, whose name replaces
@@ -45,7 +54,7 @@ def write_adapter(
     for file in encoded:
         _refuse_overflow(file, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    return tuple(path for file in encoded for path in _write(file, folder, metadata))
+    return tuple(written for file in encoded for written in _write(file, folder, metadata))
 
 
 def writable_dialect(name: str) -> Dialect:
@@ -74,7 +83,9 @@ def encode_modules(
     updates, vectors = dict(adapter.updates), dict(adapter.vectors)
     modules: list[EncodedModule] = []
     spoken: dict[tuple[str, str], Tensor] = {}
-    for spelling, named in dialect.modules(base):
+    for spelling, named in _modules(base, dialect):
+        if not (updates or vectors):
+            break
         own = {part.site: updates.pop(part.site) for part in named.parts if part.site in updates}
         if own:
             modules.append(_encoded(fuse_updates(own, named), spelling, named, base, dialect))
@@ -86,6 +97,12 @@ def encode_modules(
         message = f"{dialect.name} has no word for {len(left)} parts of {base.name} that the adapter patches: {shown}"
         raise Unsupported("unwritable", message)
     return modules, spoken
+
+
+@lru_cache(maxsize=16)
+def _modules(base: BaseModel, dialect: Dialect) -> tuple[tuple[str, NamedModule], ...]:
+    """All spellings of a dialect for a base: thousands, which are the same for every adapter."""
+    return tuple(dialect.modules(base))
 
 
 def _popped(vectors: dict[Site, Tensor], named: NamedModule, leaf: str) -> Iterator[tuple[Site, Tensor]]:
@@ -121,13 +138,12 @@ def _refuse_overflow(file: EncodedFile, folder: Path) -> None:
             raise Refused("non-finite", message, where=str(folder / file.name))
 
 
-def _write(file: EncodedFile, folder: Path, metadata: Mapping[str, str]) -> list[Path]:
+def _write(file: EncodedFile, folder: Path, metadata: Mapping[str, str]) -> Iterator[WrittenFile]:
     weights = folder / file.name
     weights.parent.mkdir(parents=True, exist_ok=True)
-    write_weight_file(weights, file.tensors, metadata={**file.metadata, **metadata})
-    if not file.config_name:
-        return [weights]
-    config = folder / file.config_name
-    text = json.dumps(file.config, indent=2, sort_keys=True) + "\n"
-    write_file(config, [text.encode()])
-    return [weights, config]
+    entries = {**file.metadata, **metadata}
+    yield write_hashed(weights, file.tensors, metadata=entries, hash_entry=file.hash_entry)
+    if file.config_name:
+        config = folder / file.config_name
+        text = json.dumps(file.config, indent=2, sort_keys=True).encode() + b"\n"
+        yield WrittenFile(config, write_file(config, [text]), "", len(text))

@@ -6,14 +6,11 @@ modelspec.* is Stability AI's ModelSpec 1.0; ss_* is sd-scripts' own, which most
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from lorax.dialect import EncodedModule, Writing
-from lorax.weight_file import weights_sha256
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+WEIGHTS_HASH = "sshs_model_hash"
+"""The entry for the sha256 of the weights, which the writer of the file knows."""
 _OF_THE_SOURCE = frozenset({"ss_network_module", "ss_network_args", "ss_v2", "ss_base_model_version"})
 _IMPLEMENTATIONS = {"own": "diffusers", "sgm": "https://github.com/Stability-AI/generative-models"}
 _SECOND_GENERATION = frozenset({"sd_v2", "sd_v2_v"})
@@ -44,13 +41,13 @@ def spec_entries(writing: Writing, *, naming: str = "own") -> dict[str, str]:
 def trainer_entries(
     writing: Writing,
     modules: Sequence[EncodedModule],
-    tensors: Mapping[str, Tensor],
     *,
     network: Mapping[str, str],
     naming: str,
 ) -> dict[str, str]:
-    """Gives all entries of a file in the manner of sd-scripts, those that name the base rewritten for this one.
+    """Gives the entries of a file in the manner of sd-scripts, those that name the base rewritten for this one.
 
+    All but WEIGHTS_HASH, which the EncodedFile has to ask for.
     network: ss_network_module and ss_network_args, which tell the writer and the algorithms.
     """
     from lorax.base_models import spoken_version
@@ -69,7 +66,6 @@ def trainer_entries(
         **({"ss_v2": "True"} if version in _SECOND_GENERATION else {}),
         "ss_sd_model_name": writing.base.name,
         **({"ss_new_sd_model_hash": hashes[0]} if hashes else {}),
-        "sshs_model_hash": weights_sha256(tensors),
     }
 
 

@@ -30,8 +30,7 @@ from lorax.naming import NamedModule
 from lorax.native_names import native_modules
 from lorax.pipeline_names import pipeline_modules
 from lorax.suffixes import LYCORIS, PEFT, joined
-from lorax.weight_file import weights_sha256
-from lorax.written_metadata import spec_entries
+from lorax.written_metadata import WEIGHTS_HASH, spec_entries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,9 +81,8 @@ def _pack(
         "format": "pt",
         "software": json.dumps({"name": "lorax", "form": "ai-toolkit"}),
         "ss_output_name": writing.stem,
-        "sshs_model_hash": weights_sha256(tensors),
     }
-    return [EncodedFile(f"{writing.stem}.safetensors", tensors, metadata)]
+    return [EncodedFile(f"{writing.stem}.safetensors", tensors, metadata, hash_entry=WEIGHTS_HASH)]
 
 
 DIALECT = Dialect(
