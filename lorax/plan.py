@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from lorax.errors import Stop
 from lorax.method import Method, Product, Setting, Term
 from lorax.methods import METHODS
 from lorax.operators import kind_of, rebuild
-from lorax.weight_file import WeightFile, open_weight_file, sha256_file, write_weight_file
+from lorax.weight_file import Stored, WeightFile, open_weight_file, sha256_file, write_weight_file
 
 FORMAT = "4"
 HEADER = "lorax_plan"
@@ -134,24 +134,21 @@ class Plan:
 def write_plan(
     out: Path,
     head: PlanHead,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor | Stored],
     sites: Iterable[Mapping[str, Any]],
-    *,
-    write: Callable[..., str] = write_weight_file,
 ) -> Path:
     """Writes a plan file atomically and returns its path.
 
-    out: a file (*.safetensors), or a folder, in which the file is named by its own sha256; write: a function that
-    writes as `write_weight_file` does.
+    out: a file (*.safetensors), or a folder, in which the file is named by its own sha256.
     """
     metadata = head.metadata(sites)
     if is_plan_file(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write(out, tensors, metadata=metadata)
+        write_weight_file(out, tensors, metadata=metadata)
         return out
     out.mkdir(parents=True, exist_ok=True)
     draft = out / f".draft-{os.getpid()}-{head.key[:16]}.safetensors"
-    final = out / f"{write(draft, tensors, metadata=metadata)}.safetensors"
+    final = out / f"{write_weight_file(draft, tensors, metadata=metadata)}.safetensors"
     draft.replace(final)
     return final
 

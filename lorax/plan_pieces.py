@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import math
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from lorax.adapter import Site
 from lorax.errors import BadFile
 from lorax.plan import PlanHead, PlannedSite, described, is_plan_file, stored, write_plan
-from lorax.weight_file import (
-    WeightFile,
-    _bytes_of,
-    _header_for,
-    _laid_out,
-    open_weight_file,
-    write_file,
-    write_weight_file,
-)
+from lorax.weight_file import WeightFile, open_weight_file, write_weight_file
 
 if TYPE_CHECKING:
     import torch
@@ -60,21 +51,13 @@ class Pieces:
     def join(self, out: Path, *, count: int) -> Path:
         """Writes the plan of `count` sites, one tensor in memory at a time, removes the pieces, returns the path."""
         files = [open_weight_file(self._path(index)) for index in range(count)]
-        tensors = {name: cast("Tensor", _InPiece(file, name)) for file in files for name in file.tensors}
-        path = write_plan(out, self.head, tensors, map(_description, files), write=_write_one_by_one)
+        tensors = {name: _InPiece(file, name) for file in files for name in file.tensors}
+        path = write_plan(out, self.head, tensors, map(_description, files))
         shutil.rmtree(self.folder)
         return path
 
     def _path(self, index: int) -> Path:
         return self.folder / f"{index:05d}.safetensors"
-
-
-def _write_one_by_one(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str]) -> str:
-    """Writes the bytes that write_weight_file would, which has those of all tensors in memory before the first goes."""
-    ordered = _laid_out(tensors)
-    header = _header_for(ordered, metadata)
-    start = (len(header).to_bytes(8, "little"), header)
-    return write_file(path, itertools.chain(start, map(_bytes_of, ordered.values())))
 
 
 def _description(piece: WeightFile) -> dict[str, Any]:
@@ -84,7 +67,7 @@ def _description(piece: WeightFile) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _InPiece:
-    """Stands in for a tensor until its bytes are written, as far as the writer of weight files looks at one."""
+    """Stands in for a tensor until its bytes are written."""
 
     file: WeightFile
     name: str
@@ -98,13 +81,7 @@ class _InPiece:
         return self.file.tensors[self.name].shape
 
     def numel(self) -> int:
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size
+        return math.prod(self.shape)
 
-    def detach(self) -> _InPiece:
-        return self
-
-    def cpu(self) -> Tensor:
+    def read(self) -> Tensor:
         return self.file.read(self.name)
