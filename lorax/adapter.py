@@ -71,7 +71,8 @@ class SiteShape:
 class LowRank:
     """Holds the update scale * up @ down of one weight.
 
-    up: (out, rank) float32; down: (rank, in*kh*kw) float32; kernel as in SiteShape.
+    up: (out, rank) float32; down: (rank, in*kh*kw) float32; kernel as in SiteShape. Only where an adapter was read into
+    memory that somebody gave, to be converted and written at once, factors are in the half precision of their file.
     """
 
     up: Tensor
@@ -116,9 +117,10 @@ class LowRank:
         return self
 
     def dense(self, weight: Tensor | None = None) -> Tensor:
-        """Forms the update in the shape of the weight, in the factors' element type."""
+        """Forms the update in the shape of the weight, in the factors' element type, from halves in float32."""
         del weight
-        product = self.scale * (self.up @ self.down)
+        up, down = (self.up, self.down) if self.up.itemsize > 2 else (self.up.float(), self.down.float())
+        product = self.scale * (up @ down)
         if self.kernel is None:
             return product
         return product.reshape(self.out_features, -1, *self.kernel)

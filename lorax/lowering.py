@@ -116,7 +116,9 @@ def _cut_factors(update: LowRank, rank: int) -> Lowered:
     new_down = inner_right[:kept]
     new_up = new_up if left is None else left @ new_up
     new_down = new_down if right is None else new_down @ right.mT
-    lowered = LowRank(new_up.to(update.up.dtype), new_down.to(update.down.dtype), update.scale, update.kernel)
+    # New numbers are not rounded to the halves that a file may hold.
+    types = [torch.promote_types(factor.dtype, torch.float32) for factor in (update.up, update.down)]
+    lowered = LowRank(new_up.to(types[0]), new_down.to(types[1]), update.scale, update.kernel)
     return Lowered(lowered, _lost(values, kept))
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lorax.adapter import Adapter, BaseVerdict, Site, Update
 from lorax.algorithm import Layout
+from lorax.background import begun
 from lorax.base_model import BaseModel
 from lorax.dialect import Strength
 from lorax.errors import BadFile, Refused, TryLater, Unsupported
 from lorax.examine import AdapterFiles, Examination, Module, examine
 from lorax.factors import count_non_finite
 from lorax.identify import identify
+from lorax.loaded_file import Allocate, LoadedFile
 from lorax.metadata import carried, trigger_words
 from lorax.naming import NamedModule
 from lorax.placing import Placed, place, require_known, split_update, vector_site
@@ -28,6 +31,9 @@ from lorax.weight_file import ReadLimits
 __all__ = ["AdapterFiles", "assemble", "read_adapter"]
 
 _DEFAULT_LIMITS = ReadLimits()
+_HALVES = frozenset({torch.float16, torch.bfloat16})
+_WORTH_A_THREAD = 2**18
+"""Bytes that take longer to be hashed than a thread takes to start."""
 
 
 def read_adapter(
@@ -36,10 +42,12 @@ def read_adapter(
     candidates: Sequence[BaseModel],
     labels: Sequence[str] = (),
     limits: ReadLimits = _DEFAULT_LIMITS,
+    into: Allocate | None = None,
 ) -> Adapter:
     """Reads an adapter and finds out which of the candidates it was made for.
 
-    labels: what the catalogue calls the base model.
+    labels: what the catalogue calls the base model; into: gives the memory for the file's bytes, which then are read
+    once and cast by nobody: factors of LoRA are views of that memory, in half precision where the file is.
     Raises BadFile for a broken file, Unsupported for one that this version cannot move, TryLater when memory or the
     file gave way; each names the file as the user knows it, the tensor, and what to do.
     """
@@ -49,6 +57,8 @@ def read_adapter(
         found = identify(examination, candidates=candidates, labels=labels)
         if found.problem is not None:
             raise found.problem
+        if into is not None:
+            examination = _loaded(examination, into)
         return assemble(examination, found.base, found.verdict)
     except (MemoryError, RuntimeError) as error:
         # torch tells of memory that ran out in words only.
@@ -60,10 +70,18 @@ def read_adapter(
         raise error.at(name) from error
 
 
+def _loaded(examination: Examination, into: Allocate) -> Examination:
+    container = examination.container
+    return replace(examination, container=replace(container, file=LoadedFile.of(container.file, into)))
+
+
 def assemble(examination: Examination, base: BaseModel, verdict: BaseVerdict) -> Adapter:
     """Reads the tensors of an examined file whose base is known. Raises BadFile, Unsupported, TryLater."""
     placed = place(examination, base)
     require_known(placed)
+    file = examination.container.file
+    # Hashing takes as long as all the rest and needs no interpreter.
+    weights_sha256 = begun(file.weights_sha256) if file.body_bytes > _WORTH_A_THREAD else file.weights_sha256
     reader = _Reader(examination, base)
     for module, named in placed.modules:
         reader.take(module, named)
@@ -72,7 +90,6 @@ def assemble(examination: Examination, base: BaseModel, verdict: BaseVerdict) ->
     saved = {entry.name: reader.finite(entry.name) for entry in examination.saved}
     if not saved:
         _refuse_nothing(reader)
-    file = examination.container.file
     return Adapter(
         updates=reader.updates,
         dialect=examination.dialect.name,
@@ -81,7 +98,7 @@ def assemble(examination: Examination, base: BaseModel, verdict: BaseVerdict) ->
         metadata=carried(file.metadata),
         trigger_words=trigger_words(file.metadata),
         base=verdict,
-        weights_sha256=file.weights_sha256(),
+        weights_sha256=weights_sha256(),
         unmappable=placed.left_out,
         vectors=reader.vectors,
         saved=saved,
@@ -99,10 +116,12 @@ class _Reader:
         self._examination = examination
         self._base = base
         self._strength: Strength = examination.dialect.strength(examination.container)
+        self._keeps_halves = isinstance(examination.container.file, LoadedFile)
 
     def take(self, module: Module, named: NamedModule) -> None:
         """Reads one module."""
-        tensors = {role: self._expanded(role, self.finite(entry.name)) for role, entry in module.entries.items()}
+        read = self._as_stored if self._keeps_halves and self._computes_nothing(module) else self.finite
+        tensors = {role: self._expanded(role, read(entry.name)) for role, entry in module.entries.items()}
         scale = 1.0
         if module.algorithm is not None and module.layout is not None:
             scale = self._scale(module, module.layout, tensors, experts=len(named.parts) if named.experts else 1)
@@ -112,7 +131,19 @@ class _Reader:
 
     def finite(self, name: str) -> Tensor:
         """Reads a tensor as float32. Raises BadFile when a value is NaN or infinite, in the file or as float32."""
-        tensor = self._examination.container.file.read(name).float()
+        return self._checked(name, self._examination.container.file.read(name).float())
+
+    def _as_stored(self, name: str) -> Tensor:
+        tensor = self._examination.container.file.read(name)
+        return self._checked(name, tensor if tensor.dtype in _HALVES else tensor.float())
+
+    def _computes_nothing(self, module: Module) -> bool:
+        """Whether the tensors of a module become an update as they are, up to cutting and reshaping."""
+        is_lora = module.algorithm is not None and module.algorithm.name == "lora"
+        return is_lora and "mid" not in module.entries and self._examination.expansion is None
+
+    @staticmethod
+    def _checked(name: str, tensor: Tensor) -> Tensor:
         if count := count_non_finite(tensor):
             raise BadFile("non-finite", f"{count} of {tensor.numel()} values of tensor {name!r} are NaN or infinite")
         return tensor

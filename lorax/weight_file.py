@@ -85,16 +85,29 @@ class WeightFile:
         import torch
 
         entry = self.tensors[name]
-        buffer = bytearray(entry.end - entry.begin)
+        content = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
+        self._fill(content.numpy().data, entry.begin, f"tensor {name!r}")
+        return content.view(self.dtype(name)).reshape(entry.shape)
+
+    @property
+    def body_bytes(self) -> int:
+        """Counts the bytes after the header."""
+        return self.identity.size - 8 - self.header_bytes
+
+    def read_body(self, into: memoryview) -> None:
+        """Reads all bytes after the header, in large steps. Raises TryLater when the file changed, before or during."""
+        self._fill(into, 8 + self.header_bytes, "the last tensor")
+
+    def _fill(self, view: memoryview, begin: int, what: str) -> None:
+        filled = 0
         with self.path.open("rb", buffering=0) as file:
             self._expect_unchanged(file.fileno())
-            file.seek(entry.begin)
-            view, filled = memoryview(buffer), 0
-            while filled < len(buffer) and (got := file.readinto(view[filled:])):
+            file.seek(begin)
+            while filled < len(view) and (got := file.readinto(view[filled:])):
                 filled += got
-        if filled < len(buffer):
-            raise TryLater("file-changed", f"tensor {name!r} could not be read to its end", where=str(self.path))
-        return torch.frombuffer(buffer, dtype=self.dtype(name)).reshape(entry.shape)
+            self._expect_unchanged(file.fileno())
+        if filled < len(view):
+            raise TryLater("file-changed", f"{what} could not be read to its end", where=str(self.path))
 
     def weights_sha256(self) -> str:
         """Gives the sha256 of the bytes after the header: sd-scripts' sshs_model_hash, catalogues' AutoV3."""

@@ -353,7 +353,7 @@ def test_memory_that_runs_out_is_tried_again_later(
     def no_memory(*_: object, **__: object) -> None:
         raise trouble
 
-    monkeypatch.setattr(torch, "frombuffer", no_memory)
+    monkeypatch.setattr(torch, "empty", no_memory)
 
     with pytest.raises(TryLater) as raised:
         read_adapter(AdapterFiles(path, name="bold"), candidates=[BASE])
