@@ -6,7 +6,7 @@ diffusers and transformers only load and run the modules; they are imported when
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -98,6 +98,14 @@ class DiffusionModel(RunningModel):
             prompts=tuple(prompt for prompt in prompts for _ in range(levels)),
             group=torch.arange(len(samples)).repeat_interleave(levels),
         )
+
+    def shown_anew(self, settings: ProbeSettings, *, generator: torch.Generator) -> ProbeSettings:
+        """Returns settings with other noise and as many levels, one in each of so many parts of the schedule."""
+        parts = len(settings.timesteps)
+        drawn = (torch.arange(parts) + torch.rand(parts, generator=generator)) / parts
+        levels = tuple((drawn * self.scheduler.config.num_train_timesteps).int().tolist())
+        seed = int(torch.randint(1 << 31, (), generator=generator))
+        return replace(settings, timesteps=levels, seed=seed)
 
     def pulls(
         self, output: Tensor, probe: Probe, rows: slice, *, count: int, generator: torch.Generator

@@ -27,6 +27,7 @@ class RunningModel(ABC):
     geometry: ClassVar[Geometry]
 
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self._components = dict(components)
         self._modules = {name: dict(component.named_modules()) for name, component in components.items()}
         self._first = next(parameter for component in components.values() for parameter in component.parameters())
 
@@ -56,6 +57,11 @@ class RunningModel(ABC):
     def look_at(self, samples: Tensor, *, prompts: Sequence[str], settings: ProbeSettings) -> Probe:
         """Returns the probe that shows samples, drawn for these prompts, to a model."""
 
+    def shown_anew(self, settings: ProbeSettings, *, generator: torch.Generator) -> ProbeSettings:
+        """Returns settings by which `look_at` shows the same samples in another way; the same where there is one."""
+        del generator
+        return settings
+
     @abstractmethod
     def pulls(
         self, output: Tensor, probe: Probe, rows: slice, *, count: int, generator: torch.Generator
@@ -73,6 +79,18 @@ class RunningModel(ABC):
         """Returns the module whose weight a site names, or None; with or without CLIP's `text_model.` level."""
         found = self._modules.get(site.component, {})
         return found.get(site.path) or found.get(site.path.removeprefix("text_model."))
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Asks for no gradients of the weights for the length of a `with` block: what is trained lies beside them."""
+        asked = [each for module in self._components.values() for each in module.parameters() if each.requires_grad]
+        try:
+            for parameter in asked:
+                parameter.requires_grad = False
+            yield
+        finally:
+            for parameter in asked:
+                parameter.requires_grad = True
 
     @contextlib.contextmanager
     def patched(self, adapter: Adapter | None) -> Iterator[None]:

@@ -1,0 +1,222 @@
+"""refresh: distils source+adapter into an adapter of the same rank for the target, without task data.
+
+The student starts from a transferred adapter and learns from samples that source+adapter draws itself: the method that
+needs most time, and reaches most. Synthetic data from the adapted source as in Trans-LoRA (arXiv 2405.17258), but whole
+predictions are learnt instead of the samples, and nothing is filtered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lorax.adapter import Adapter
+from lorax.probe import ProbeSettings
+from lorax.refresh_lessons import Exam, Lesson, Lessons, neutral_probe, own_samples
+from lorax.refresh_student import Student
+from lorax.refresh_teacher import Memory, Teacher
+from lorax.running_model import RunningModel
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshSettings:
+    """How a refresh is done.
+
+    probe: prompts, length and noise levels of what is drawn (its `samples` is left aside);
+    samples: to learn from; held_out: as many more that are never learnt from, and as many neutral ones;
+    steps, seconds: the budget, whichever ends first, drawing included; seconds None: steps alone;
+    batch: samples in a step; rate: the learning rate, reached after `warm_up` steps, falling to 0 at the end of the
+    budget; up_rate: times as much for the up factors; mix: of the two teachers, see Teacher;
+    neutral: weight of the target's own behaviour on neutral samples, 0 leaves it free;
+    checks: how often the held-out samples are looked at; patience: checks without progress that end it;
+    memory: bytes of teachers' outputs that are kept.
+    """
+
+    probe: ProbeSettings
+    samples: int = 128
+    held_out: int = 16
+    steps: int = 300
+    seconds: float | None = None
+    batch: int = 8
+    rate: float = 4e-3
+    up_rate: float = 1.0
+    warm_up: int = 10
+    mix: float = 0.25
+    neutral: float = 0.0
+    checks: int = 5
+    patience: int = 3
+    memory: int = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a check saw after some steps and seconds.
+
+    gain: divergence gain on held-out samples; drift: of target+student from the target on neutral samples, as the
+    scorers of these names measure them.
+    """
+
+    step: int
+    seconds: float
+    gain: float
+    drift: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refreshed:
+    """The best adapter that a refresh came by, all checks, the first of them of the start, and the best one."""
+
+    adapter: Adapter
+    history: tuple[Check, ...]
+    best: Check
+
+    @property
+    def start(self) -> Check:
+        """Gives the check of the adapter that was started from."""
+        return self.history[0]
+
+
+def quiet(_stage: str, _done: int, _total: int) -> None:
+    """Reports nothing."""
+
+
+def never() -> bool:
+    """Says no."""
+    return False
+
+
+def refresh(
+    source: RunningModel,
+    target: RunningModel,
+    adapter: Adapter,
+    start: Adapter,
+    settings: RefreshSettings,
+    *,
+    progress: Progress = quiet,
+    stop: Callable[[], bool] = never,
+) -> Refreshed:
+    """Returns an adapter for the target that says what source+adapter says, on held-out samples no worse than `start`.
+
+    adapter: of the source, of any algorithm; start: of the target, low-rank. The result has the sites, ranks, scales
+    and vectors of `start`, factors float32. stop: asked before every step; True ends the budget. Equal input gives
+    equal bytes on one machine where neither `seconds` nor `stop` ends it. Raises Stop for models whose outputs cannot
+    be compared and for diffusion models without prompts, TypeError for a start that was not lowered.
+    """
+    (found,) = refresh_many(source, target, [(adapter, start)], settings, progress=progress, stop=stop)
+    return found
+
+
+def refresh_many(
+    source: RunningModel,
+    target: RunningModel,
+    pairs: Sequence[tuple[Adapter, Adapter]],
+    settings: RefreshSettings,
+    *,
+    progress: Progress = quiet,
+    stop: Callable[[], bool] = never,
+) -> list[Refreshed]:
+    """Refreshes several (adapter, start) of one pair of bases, on models and neutral samples that are shared.
+
+    The budget is that of each adapter. Raises as `refresh` does.
+    """
+    source.require_comparable(target)
+    with source.frozen(), target.frozen():
+        shared = _Shared(source, target, settings)
+        return [_Refresh(shared, adapter, start, progress).done(stop) for adapter, start in pairs]
+
+
+class _Shared:
+    """What the adapters of a pair have in common."""
+
+    def __init__(self, source: RunningModel, target: RunningModel, settings: RefreshSettings) -> None:
+        self.source, self.target, self.settings = source, target, settings
+        count = replace(settings.probe, samples=settings.held_out)
+        self.plain = Teacher(source, target, None, mix=1.0)
+        self.neutral = Exam.of(target, neutral_probe(source, target, count), self.plain)
+
+
+class _Refresh:
+    """The refresh of one adapter."""
+
+    def __init__(self, shared: _Shared, adapter: Adapter, start: Adapter, progress: Progress) -> None:
+        self._began = time.perf_counter()
+        self._shared, self._settings, self._progress = shared, shared.settings, progress
+        source, target, settings = shared.source, shared.target, shared.settings
+        self._teacher = Teacher(source, target, adapter, mix=settings.mix)
+        self._student = Student(start, device=target.device)
+        self._memory = Memory(settings.memory)
+        count = replace(settings.probe, samples=settings.samples + settings.held_out)
+        progress("draw samples", 0, 1)
+        drawn, prompts = own_samples(source, adapter, count)
+        progress("draw samples", 1, 1)
+        held = settings.held_out
+        probe = source.look_at(drawn[:held], prompts=prompts[:held], settings=settings.probe)
+        self._held_out = Exam.of(target, probe, Teacher(source, target, adapter, mix=0.0))
+        self._without = self._held_out.divergence(None)
+        self._lessons = Lessons(source, drawn[held:], prompts[held:], settings=settings.probe)
+
+    def done(self, stop: Callable[[], bool]) -> Refreshed:
+        """Trains to the end of the budget, and gives the best state that a check has seen."""
+        history = [self._check(0)]
+        best, kept = history[0], self._student.copied()
+        every, step = max(1, round(self._settings.steps / self._settings.checks)), 0
+        for step in self._trained(stop):
+            if step % every and step < self._settings.steps:
+                continue
+            history.append(self._check(step))
+            if history[-1].gain > best.gain:
+                best, kept = history[-1], self._student.copied()
+            if history.index(best) + self._settings.patience < len(history):
+                break
+        if step > history[-1].step:
+            history.append(self._check(step))
+            if history[-1].gain > best.gain:
+                best, kept = history[-1], self._student.copied()
+        self._progress("refresh", self._settings.steps, self._settings.steps)
+        return Refreshed(kept, tuple(history), best)
+
+    def _trained(self, stop: Callable[[], bool]) -> Iterator[int]:
+        """Takes one step after the other and gives their number, from 1, until the budget is spent."""
+        settings = self._settings
+        optimiser = self._student.optimiser(settings.rate, up_rate=settings.up_rate)
+        began = self._elapsed()
+        for step, lesson in enumerate(self._lessons.batches(settings.batch)):
+            spent = self._spent(step, began)
+            if spent >= 1 or stop():
+                return
+            for group in optimiser.param_groups:
+                group["lr"] = group["highest"] * min((step + 1) / settings.warm_up, 1 - spent)
+            optimiser.zero_grad()
+            torch.autograd.backward(self._loss(lesson))
+            optimiser.step()
+            self._progress("refresh", step + 1, settings.steps)
+            yield step + 1
+
+    def _loss(self, lesson: Lesson) -> Tensor:
+        wanted = self._memory.get(lesson.key, lambda: self._teacher.outputs(lesson.probe, lesson.rows))
+        target = self._shared.target
+        with target.patched(self._student.adapter()):
+            found = target.run(lesson.probe, lesson.rows)
+        return target.geometry.divergence(wanted, found).mean()
+
+    def _spent(self, step: int, began: float) -> float:
+        """Returns the share of the budget that is spent; time before the first step shortens the rest."""
+        share = step / self._settings.steps
+        if self._settings.seconds is None:
+            return share
+        return max(share, (self._elapsed() - began) / max(self._settings.seconds - began, 1e-9))
+
+    def _check(self, step: int) -> Check:
+        adapter = self._student.adapter()
+        gain = 1 - self._held_out.divergence(adapter) / max(self._without, 1e-30)
+        neutral = self._shared.neutral
+        return Check(step, self._elapsed(), gain, neutral.divergence(adapter) / max(neutral.size(), 1e-30))
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._began

@@ -1,0 +1,99 @@
+"""What a refresh looks at: samples to learn from, others to choose the best state by, neutral ones to hold drift on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lorax.adapter import Adapter
+from lorax.geometry import Geometry
+from lorax.probe import Probe, ProbeSettings, prompts_for
+from lorax.probes import PROBES
+from lorax.refresh_teacher import Teacher
+from lorax.running_model import RunningModel
+
+AT_ONCE = 64
+"""Rows of a probe that are run at once where no gradient is wanted."""
+_OWN_CHANCE = 77_003
+"""Added to the probe's seed: what is learnt from is never what plans are calibrated or conversions scored on."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lesson:
+    """Some rows of a probe, to be learnt in one step; rows with equal `key` are the same rows."""
+
+    probe: Probe
+    rows: slice
+    key: tuple[int, int]
+
+
+class Lessons:
+    """Gives batches of samples without end, in an order drawn from the settings' seed.
+
+    Language models see the same texts again in every round, diffusion models the same pictures under other noise.
+    """
+
+    def __init__(
+        self, model: RunningModel, samples: Tensor, prompts: tuple[str, ...], *, settings: ProbeSettings
+    ) -> None:
+        self._model, self._samples, self._prompts, self._settings = model, samples, prompts, settings
+
+    def batches(self, size: int) -> Iterator[Lesson]:
+        """Gives batches of at most `size` samples."""
+        generator = torch.Generator().manual_seed(self._settings.seed)
+        shown, probe, number = self._settings, self._shown(self._settings), 0
+        while True:
+            wanted = self._model.shown_anew(self._settings, generator=generator)
+            if wanted != shown:
+                shown, probe, number = wanted, self._shown(wanted), number + 1
+            rows = probe.batches(size * _rows(probe) // len(self._samples))
+            for index in torch.randperm(len(rows), generator=generator).tolist():
+                yield Lesson(probe, rows[index], (number, index))
+
+    def _shown(self, settings: ProbeSettings) -> Probe:
+        return self._model.look_at(self._samples, prompts=self._prompts, settings=settings)
+
+
+def _rows(probe: Probe) -> int:
+    return int(probe.batches(1 << 40)[0].stop)
+
+
+class Exam:
+    """A probe with the outputs that are wanted on it, and what the plain target is off by there."""
+
+    def __init__(self, target: RunningModel, probe: Probe, wanted: list[Tensor]) -> None:
+        self._target, self._probe, self._wanted = target, probe, wanted
+
+    @classmethod
+    def of(cls, target: RunningModel, probe: Probe, teacher: Teacher) -> Exam:
+        """Runs a teacher on a probe."""
+        return cls(target, probe, [teacher.outputs(probe, rows) for rows in probe.batches(AT_ONCE)])
+
+    @torch.no_grad()
+    def divergence(self, adapter: Adapter | None) -> float:
+        """Returns the sum over all rows of the divergence of target+adapter from what is wanted."""
+        geometry: Geometry = self._target.geometry
+        total = 0.0
+        with self._target.patched(adapter):
+            for rows, wanted in zip(self._probe.batches(AT_ONCE), self._wanted, strict=True):
+                total += float(geometry.divergence(wanted, self._target.run(self._probe, rows)).double().sum())
+        return total
+
+    def size(self) -> float:
+        """Returns the sum over all rows of the size of what is wanted."""
+        return sum(float(self._target.geometry.size(wanted).double().sum()) for wanted in self._wanted)
+
+
+def own_samples(source: RunningModel, adapter: Adapter, settings: ProbeSettings) -> tuple[Tensor, tuple[str, ...]]:
+    """Returns samples that source+adapter draws for the adapter's own words, and the prompt of each."""
+    prompts = prompts_for(settings, adapter.trigger_words)
+    with source.patched(adapter):
+        return source.samples(prompts, settings=settings, seed=settings.seed + _OWN_CHANCE), prompts
+
+
+def neutral_probe(source: RunningModel, target: RunningModel, settings: ProbeSettings) -> Probe:
+    """Returns a probe of samples that no adapter had a hand in."""
+    return PROBES["neutral"].draw(source, target, None, replace(settings, seed=settings.seed + _OWN_CHANCE))

@@ -1,0 +1,59 @@
+"""The teacher of a refresh: what the outputs of target+student should be on given rows of a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+from lorax.adapter import Adapter
+from lorax.geometry import LOG_PROBABILITIES, Geometry
+from lorax.probe import Probe
+from lorax.running_model import RunningModel
+
+
+class Teacher:
+    """Gives outputs to learn from: source+adapter + mix * (target - source), renormalised where they are probabilities.
+
+    mix 0: source+adapter itself. mix 1: the target with the adapter's effect at home, or the target itself without an
+    adapter. Between them the student keeps a part of what the target knows better than the source.
+    """
+
+    def __init__(self, source: RunningModel, target: RunningModel, adapter: Adapter | None, *, mix: float) -> None:
+        self._source, self._target, self._adapter, self._mix = source, target, adapter, mix
+
+    @torch.no_grad()
+    def outputs(self, probe: Probe, rows: slice) -> Tensor:
+        """Returns the wanted outputs (n, features), float32."""
+        if self._adapter is None and self._mix == 1:
+            return self._target.run(probe, rows)
+        with self._source.patched(self._adapter):
+            wanted = self._source.run(probe, rows)
+        if not self._mix:
+            return wanted
+        moved = self._target.run(probe, rows) - self._source.run(probe, rows)
+        return normalised(self._source.geometry, wanted + self._mix * moved)
+
+
+def normalised(geometry: Geometry, outputs: Tensor) -> Tensor:
+    """Returns outputs as the geometry wants them: log-probabilities of rows that add up to one, others untouched."""
+    return outputs.log_softmax(-1) if geometry is LOG_PROBABILITIES else outputs
+
+
+class Memory:
+    """Keeps tensors by key until their bytes exceed a limit; what found no room is computed again when asked for."""
+
+    def __init__(self, limit: int) -> None:
+        self._left, self._kept = limit, dict[Hashable, Tensor]()
+
+    def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns the tensor of a key, computed when it is first asked for."""
+        if key in self._kept:
+            return self._kept[key]
+        found = compute()
+        size = found.numel() * found.element_size()
+        if size <= self._left:
+            self._left -= size
+            self._kept[key] = found
+        return found
