@@ -19,6 +19,7 @@ import torch
 from lorax.adapter import Site
 from lorax.base_pair import correspondence
 from lorax.checkpoint import Checkpoint
+from lorax.decoder_pair import DecoderPair
 from lorax.errors import Stop
 from lorax.method import Method, NoTerm, Setting, SiteInputs, SiteStatistics
 from lorax.plan import Plan, PlanHead, PlannedSite, merged_settings, method_named, plan_key
@@ -36,7 +37,8 @@ def _quiet(_done: int, _total: int) -> None:
 class Compilation:
     """Is what there is to compile: a method with all its settings, two bases, and the target's sites in their order.
 
-    matches: each target site with the source site that feeds it, or the reason why none does.
+    matches: each target site with the source site that feeds it, or the reason why none does; decoders: the two bases
+    as language models, where they are some.
     """
 
     source: Checkpoint
@@ -44,6 +46,7 @@ class Compilation:
     method: Method
     head: PlanHead
     matches: Sequence[tuple[Site, Site | str]]
+    decoders: DecoderPair | None = None
 
     def site(self, index: int, statistics: Statistics) -> PlannedSite:
         """Compiles one site. Raises Stop when the method needs activations and the site has none for want of them."""
@@ -59,6 +62,7 @@ class Compilation:
             source_weight=partial(self.source.weight, origin),
             statistics=statistics.get(site),
             generator=torch.Generator().manual_seed(_seed_for(self.method.name, site)),
+            decoders=self.decoders.around(site, origin) if self.decoders is not None else None,
         )
         found = self.method.compile_site(inputs, self.head.settings)
         if isinstance(found, NoTerm):
@@ -81,7 +85,8 @@ def compilation(
         source_base=source.base,
         target_base=target.base,
     )
-    return Compilation(source, target, chosen, head, sorted(correspondence(source.base, target.base).items()))
+    matches = sorted(correspondence(source.base, target.base).items())
+    return Compilation(source, target, chosen, head, matches, DecoderPair.of(source, target))
 
 
 def compile_plan(

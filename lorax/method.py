@@ -16,6 +16,7 @@ from lorax.operators import Operator
 
 Setting = float | int | str | bool
 Needs = Literal["shapes", "weights", "activations"]
+Bases = Literal["all", "language-models"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,9 +49,35 @@ class SiteStatistics:
         )
 
 
+class Heads(NamedTuple):
+    """How many query heads an attention has, and how many key and value heads they share."""
+
+    queries: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoders:
+    """What a pair of sites has around it in two decoder language models; pairs are (source, target).
+
+    heads(): of both, raises Stop where they are not written down; shared_embeddings(): rows of both token tables for
+    the tokens that both have, (tokens, width) each, raises Stop where a tokenizer is missing; sibling(*roles): weights
+    in the same block, the first of these last parts of a path that there is, None where one of the bases has none of
+    them; remember(name, compute): computed once for all sites of the pair, which costs memory as long as it compiles.
+    """
+
+    heads: Callable[[], tuple[Heads, Heads]]
+    shared_embeddings: Callable[[], tuple[Tensor, Tensor]]
+    sibling: Callable[..., tuple[Tensor, Tensor] | None]
+    remember: Callable[[str, Callable[[], Tensor]], Tensor]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteInputs:
-    """All that a method may look at for one pair of sites. Weights load when asked for, one at a time."""
+    """All that a method may look at for one pair of sites. Weights load when asked for, one at a time.
+
+    decoders: given where both bases are decoder language models.
+    """
 
     target: Site
     source: Site
@@ -60,6 +87,7 @@ class SiteInputs:
     source_weight: Callable[[], Tensor]
     statistics: SiteStatistics | None
     generator: torch.Generator
+    decoders: Decoders | None = None
 
     @property
     def same_shape(self) -> bool:
@@ -120,7 +148,8 @@ class Method:
     `version` belongs to the plan key: raise it whenever the operators that come out change. `settings` holds every
     setting with its default; `compile_site` gets them merged with the user's. `gives_back` holds the settings under
     which an update that lies in the row and column space of its weight comes back unchanged between a base and itself;
-    None where the method promises nothing of the kind. The conformance suite holds it to that.
+    None where the method promises nothing of the kind. `for_bases` says where it has an answer at all. The conformance
+    suite holds it to both.
     """
 
     name: str
@@ -132,3 +161,4 @@ class Method:
     version: int = 1
     is_control: bool = False
     gives_back: Mapping[str, Setting] | None = None
+    for_bases: Bases = "all"

@@ -197,6 +197,40 @@ class IdentityPlus:
         return {"factor": self.factor, "left": self.left, "right": self.right}
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Blocks:
+    """A matrix of equal blocks of which few are not zero: block n maps part columns[n] of the source to part rows[n].
+
+    blocks (count, target width, source width), rows and columns (count,) int32, parts: (target parts, source parts)
+    int32. Costs count * target width * source width multiplications per column.
+    """
+
+    blocks: Tensor
+    rows: Tensor
+    columns: Tensor
+    parts: Tensor
+
+    def apply(self, columns: Tensor) -> Tensor:
+        """Returns the sum of the blocks' products, by target part."""
+        target, source = self.parts.tolist()
+        width, count = self.blocks.shape[1], columns.shape[1]
+        products = torch.bmm(self.blocks, columns.reshape(source, -1, count)[self.columns.long()])
+        out = columns.new_zeros(target, width, count).index_add_(0, self.rows.long(), products)
+        return out.reshape(target * width, count)
+
+    def apply_rows(self, rows: Tensor) -> Tensor:
+        """Returns the same of the rows' entries."""
+        return self.apply(rows.mT).mT.contiguous()
+
+    def times(self, factor: float) -> Operator:
+        """Returns the same map, `factor` times as strong, at the same cost."""
+        return Blocks(self.blocks * factor, self.rows, self.columns, self.parts)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the blocks, where they are, and how many there could be."""
+        return {"blocks": self.blocks, "rows": self.rows, "columns": self.columns, "parts": self.parts}
+
+
 _KINDS: dict[str, Callable[..., Operator]] = {
     "identity": Identity,
     "dense": Dense,
@@ -205,6 +239,7 @@ _KINDS: dict[str, Callable[..., Operator]] = {
     "signed-permutation": SignedPermutation,
     "scaling": Scaling,
     "identity-plus": IdentityPlus,
+    "blocks": Blocks,
 }
 
 

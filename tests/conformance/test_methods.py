@@ -17,6 +17,7 @@ from lorax.plan import Plan
 from tests.lorax.methods.toy import GAUGES, carry, compile_toy, gauge_error, random, sums
 from tests.stand_ins.pairs import Pair, lineage, twins  # noqa: F401 - fixtures
 from tests.stand_ins.tiny_bases import make_adapter
+from tests.stand_ins.tiny_decoders import DecoderPair, decoder_twins, decoders  # noqa: F401 - fixtures
 
 # Which hidden bases a method finds its way between, and the settings that take its regularisation away. One that is not
 # listed promises nothing and has to be seen to fail: index pairing, projections and copies follow no gauge.
@@ -39,7 +40,15 @@ def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def converted(plan: Plan, adapter: Adapter, pair: Pair) -> Conversion:
+@pytest.fixture
+def relatives(method: str, request: pytest.FixtureRequest) -> Pair | DecoderPair:
+    """Returns a base and a later checkpoint of it, of the kind that the method is for."""
+    found = request.getfixturevalue("lineage" if METHODS[method].for_bases == "all" else "decoders")
+    assert isinstance(found, Pair | DecoderPair)
+    return found
+
+
+def converted(plan: Plan, adapter: Adapter, pair: Pair | DecoderPair) -> Conversion:
     (found,) = convert_adapters(plan, [adapter], target=pair.target.base)
     assert isinstance(found, Conversion)
     return found
@@ -51,24 +60,26 @@ def test_a_method_says_what_it_is_and_where_it_comes_from(method: str) -> None:
     assert METHODS[method].reference
 
 
-def test_updates_come_out_finite_with_rank_scale_dtype_and_shapes_kept(method: str, lineage: Pair) -> None:  # noqa: F811
-    adapter = make_adapter(lineage.source.base, match="")
-    found = converted(lineage.plan(method), adapter, lineage).adapter
+def test_updates_come_out_finite_with_rank_scale_dtype_and_shapes_kept(
+    method: str, relatives: Pair | DecoderPair
+) -> None:
+    adapter = make_adapter(relatives.source.base, match="")
+    found = converted(relatives.plan(method), adapter, relatives).adapter
 
     for site, update in found.updates.items():
         assert torch.isfinite(update.up).all()
         assert torch.isfinite(update.down).all()
         assert update.rank <= adapter.updates[site].rank
         assert update.scale == adapter.updates[site].scale
-        assert update.dense().shape == lineage.target.base.sites[site].weight_shape
+        assert update.dense().shape == relatives.target.base.sites[site].weight_shape
     assert found.dtype == adapter.dtype
     assert found.base.name == "tiny-v2"
 
 
-def test_the_factored_result_equals_the_dense_formula(method: str, lineage: Pair) -> None:  # noqa: F811
-    adapter = make_adapter(lineage.source.base, match="")
-    plan = lineage.plan(method)
-    found = converted(plan, adapter, lineage).adapter
+def test_the_factored_result_equals_the_dense_formula(method: str, relatives: Pair | DecoderPair) -> None:
+    adapter = make_adapter(relatives.source.base, match="")
+    plan = relatives.plan(method)
+    found = converted(plan, adapter, relatives).adapter
 
     for planned in plan.sites:
         if planned.term is None:
@@ -98,36 +109,39 @@ def cut(matrix: torch.Tensor, *, rank: int) -> torch.Tensor:
     return ((left[:, :rank] * values[:rank]) @ right[:rank]).float().reshape(matrix.shape)
 
 
-def test_an_update_twice_as_strong_comes_out_twice_as_strong(method: str, lineage: Pair) -> None:  # noqa: F811
-    adapter = make_adapter(lineage.source.base)
+def test_an_update_twice_as_strong_comes_out_twice_as_strong(method: str, relatives: Pair | DecoderPair) -> None:
+    adapter = make_adapter(relatives.source.base)
     doubled = replace(
         adapter, updates={site: replace(update, up=2 * update.up) for site, update in adapter.updates.items()}
     )
-    plan = lineage.plan(method)
+    plan = relatives.plan(method)
 
-    once, twice = (converted(plan, each, lineage).adapter for each in (adapter, doubled))
+    once, twice = (converted(plan, each, relatives).adapter for each in (adapter, doubled))
 
     for site, update in once.updates.items():
         assert torch.allclose(2 * update.dense(), twice.updates[site].dense(), atol=1e-5)
 
 
-def test_compiling_twice_gives_the_same_file(method: str, lineage: Pair, tmp_path: Path) -> None:  # noqa: F811
-    first, second = (lineage.plan(method).save(tmp_path / name) for name in ("a", "b"))
+def test_compiling_twice_gives_the_same_file(method: str, relatives: Pair | DecoderPair, tmp_path: Path) -> None:
+    first, second = (relatives.plan(method).save(tmp_path / name) for name in ("a", "b"))
 
     assert first.name == second.name
     assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.parametrize("name", sorted(GIVE_BACK))
-def test_a_base_paired_with_itself_gives_the_update_back_where_that_is_promised(name: str, twins: Pair) -> None:  # noqa: F811
-    adapter = inside_the_weights(make_adapter(twins.source.base, match=""), twins)
-    found = converted(twins.plan(name, dict(GIVE_BACK[name])), adapter, twins).adapter
+def test_a_base_paired_with_itself_gives_the_update_back_where_that_is_promised(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    pair: Pair | DecoderPair = request.getfixturevalue("twins" if METHODS[name].for_bases == "all" else "decoder_twins")
+    adapter = inside_the_weights(make_adapter(pair.source.base, match=""), pair)
+    found = converted(pair.plan(name, dict(GIVE_BACK[name])), adapter, pair).adapter
 
     for site, update in adapter.updates.items():
         assert relative_error(found, site, update.dense()) < 1e-4, site
 
 
-def inside_the_weights(adapter: Adapter, pair: Pair) -> Adapter:
+def inside_the_weights(adapter: Adapter, pair: Pair | DecoderPair) -> Adapter:
     """Moves every update into the row and column space of its weight, the only place where LoRA-X promises identity."""
     updates = {}
     for site, update in adapter.updates.items():
@@ -156,7 +170,9 @@ def test_an_update_between_two_widths_comes_out_in_the_target_s_shape_or_is_refu
     here, there = (random(10, 9, seed=1), random(7, 12, seed=2))
     found = compile_toy(method, here, there, statistics=some_statistics(here, there))
 
-    if isinstance(found, NoTerm):
+    if METHODS[method].for_bases == "language-models":
+        assert found == NoTerm("not-a-language-model")
+    elif isinstance(found, NoTerm):
         assert found.reason == ("zero-control" if method == "zero" else "shape-differs")
         assert method == "zero" or method not in CROSSES_WIDTHS
     else:

@@ -12,6 +12,7 @@ from lorax.method import SiteStatistics
 from lorax.plan import PlannedSite, load_plan
 from lorax.plan_pieces import Pieces
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
+from tests.stand_ins.tiny_decoders import DecoderPair, decoders  # noqa: F401 - fixture
 
 
 class Killed(BaseException):
@@ -35,6 +36,24 @@ def test_what_is_compiled_to_disk_is_byte_for_byte_what_is_saved_from_memory(
     assert path.name == saved.name
     assert path.read_bytes() == saved.read_bytes()
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_lies_around_a_site_of_a_language_model_is_the_same_in_whatever_order_sites_are_compiled(
+    decoders: DecoderPair,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    saved = decoders.plan("lorasuite").save(tmp_path / "saved")
+    last = compilation(decoders.source, decoders.target, method="lorasuite", settings={})
+    pieces = Pieces.beside(tmp_path / "streamed", last.head)
+    for index in (13, 7, 2):
+        pieces.put(index, last.site(index, {}))
+
+    path = compile_to(
+        tmp_path / "streamed", compilation(decoders.source, decoders.target, method="lorasuite", settings={})
+    )
+
+    assert path.read_bytes() == saved.read_bytes()
+    assert load_plan(path).plan_id == path.stem
 
 
 def test_a_compilation_that_was_killed_goes_on_and_ends_in_the_same_bytes(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lorax.operators import (
+    Blocks,
     Dense,
     Factored,
     Identity,
@@ -34,6 +35,12 @@ def _examples() -> list[Operator]:
         random_signed_permutation(6, generator),
         Scaling(torch.tensor([1.5])),
         IdentityPlus(torch.tensor([0.5]), left, right),
+        Blocks(
+            torch.randn(3, 2, 2, generator=generator),
+            torch.tensor([2, 0, 2], dtype=torch.int32),
+            torch.tensor([0, 1, 1], dtype=torch.int32),
+            torch.tensor([3, 3], dtype=torch.int32),
+        ),
     ]
 
 
@@ -52,6 +59,23 @@ def test_an_operator_is_linear_and_survives_being_stored(operator: Operator) -> 
 @pytest.mark.parametrize("operator", _examples(), ids=lambda operator: type(operator).__name__)
 def test_a_scaled_operator_is_the_same_map_and_so_much_stronger(operator: Operator) -> None:
     assert torch.allclose(_matrix(operator.times(-2.5), 6), -2.5 * _matrix(operator, 6), atol=1e-5)
+
+
+def test_blocks_stand_where_they_are_said_to_and_add_up_where_they_share_rows() -> None:
+    blocks = torch.randn(3, 2, 4)
+    rows, columns, parts = (torch.tensor(each, dtype=torch.int32) for each in ([2, 0, 2], [0, 1, 1], [3, 2]))
+
+    matrix = _matrix(Blocks(blocks, rows, columns, parts), 8)
+
+    zeros = torch.zeros(2, 4)
+    lines = [[zeros, blocks[1]], [zeros, zeros], [blocks[0], blocks[2]]]
+    assert torch.equal(matrix, torch.cat([torch.cat(line, dim=1) for line in lines]))
+
+
+def test_no_blocks_are_a_map_to_zero() -> None:
+    none = Blocks(torch.zeros(0, 2, 4), *(torch.tensor(each, dtype=torch.int32) for each in ([], [], [3, 2])))
+
+    assert torch.equal(_matrix(none, 8), torch.zeros(6, 8))
 
 
 @pytest.mark.parametrize(("rank", "kind"), [(3, Projector), (4, Dense)])

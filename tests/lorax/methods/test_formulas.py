@@ -170,7 +170,7 @@ def test_a_matched_norm_follows_the_weights_norms_and_moves_no_direction(method:
 def test_the_correction_is_off_unless_asked_for() -> None:
     methods = [method for method in METHODS.values() if "norm_match" in method.settings]
 
-    assert {method.name for method in methods} == {"lora-x", "prolora", "cross-lora", "procrustes"}
+    assert {method.name for method in methods} == {"lora-x", "prolora", "cross-lora", "procrustes", "lorasuite"}
     assert not any(method.settings["norm_match"] for method in methods)
 
 
