@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def convert_adapters(
         holders = [index for index, own in enumerate(factors) if planned.source in own]
         if planned.source is None or not holders:
             continue
-        before = _Stack.of([factors[index][planned.source] for index in holders])
+        before = _Stack([factors[index][planned.source] for index in holders])
         after = before.through(planned.term) if planned.term is not None else None
         norms.add(planned, holders, before, after)
         shape = plan.target_base.sites.get(planned.target)
@@ -113,24 +114,28 @@ def norm_shares(conversion: Conversion) -> NormShares:
     return NormShares(kept / total, dropped / total)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _Stack:
     """Holds the updates of all adapters at one site, side by side: ups (out, ranks), downs (ranks, columns).
 
-    lost: of each update, the share of its squared norm that was cut with its rank; empty where no rank was.
+    moved: both, where they are no longer those of the updates, which else are neither stacked nor cast before somebody
+    computes with them; lost: of each update, the share of its squared norm that was cut with its rank; empty where no
+    rank was.
     """
 
     updates: Sequence[LowRank]
-    ups: Tensor
-    downs: Tensor
+    moved: tuple[Tensor, Tensor] | None = None
     lost: tuple[Tensor, ...] = ()
 
-    @classmethod
-    def of(cls, updates: Sequence[LowRank]) -> _Stack:
-        if len(updates) == 1:
-            return cls(updates, updates[0].up, updates[0].down)
-        ups = torch.cat([update.up for update in updates], dim=1)
-        return cls(updates, ups, torch.cat([update.down for update in updates], dim=0))
+    @cached_property
+    def ups(self) -> Tensor:
+        """The up factors, float32 at least."""
+        return self.moved[0] if self.moved is not None else _joined_up([update.up for update in self.updates], 1)
+
+    @cached_property
+    def downs(self) -> Tensor:
+        """The down factors, float32 at least."""
+        return self.moved[1] if self.moved is not None else _joined_up([update.down for update in self.updates], 0)
 
     def through(self, term: Term) -> _Stack:
         """Applies a term to all updates at once; gives itself where that changes nothing."""
@@ -140,7 +145,7 @@ class _Stack:
         kernel = self.updates[0].kernel
         taps = math.prod(kernel) if kernel is not None and term.per_channel else 1
         products = [
-            _Stack(self.updates, output.apply(self.ups), _on_channels(inward, self.downs, taps))
+            _Stack(self.updates, (output.apply(self.ups), _on_channels(inward, self.downs, taps)))
             for output, inward in term.products
         ]
         moved = products[0] if len(products) == 1 else _Stack.sum_of(products, keeps_rank=term.keeps_rank)
@@ -151,7 +156,7 @@ class _Stack:
         was, now = before.squares(), self.squares()
         factors = torch.where(now > _LEAST_KEPT**2 * was, ratio * (was / now).sqrt(), 1.0)
         ranks = torch.tensor([update.rank for update in self.updates], device=factors.device)
-        return _Stack(self.updates, self.ups * factors.repeat_interleave(ranks), self.downs, self.lost)
+        return _Stack(self.updates, (self.ups * factors.repeat_interleave(ranks), self.downs), self.lost)
 
     @classmethod
     def sum_of(cls, products: Sequence[_Stack], *, keeps_rank: bool) -> _Stack:
@@ -160,11 +165,12 @@ class _Stack:
             recompressed(added(parts), rank=parts[0].rank if keeps_rank else None)
             for parts in zip(*(product.split() for product in products), strict=True)
         ]
-        stack = cls.of([update for update, _ in sums])
-        return replace(stack, lost=tuple(lost for _, lost in sums))
+        return cls([update for update, _ in sums], lost=tuple(lost for _, lost in sums))
 
     def split(self) -> list[LowRank]:
-        """Gives each adapter its own part, a view: the writer copies it anyway, into another element type."""
+        """Gives each adapter its own part: what it came with where nothing was done, else a view of the whole."""
+        if self.moved is None:
+            return list(self.updates)
         ranks = [update.rank for update in self.updates]
         parts = zip(self.updates, torch.split(self.ups, ranks, 1), torch.split(self.downs, ranks), strict=True)
         return [replace(update, up=up, down=down) for update, up, down in parts]
@@ -172,13 +178,19 @@ class _Stack:
     def squares(self) -> Tensor:
         """Gives ||up·down||^2 of each update, without its scale, from (rank, rank) Gram matrices: no product forms."""
         count, ranks = len(self.updates), {update.rank for update in self.updates}
-        if len(ranks) > 1:
-            return torch.cat([_Stack.of([update]).squares() for update in self.split()])
+        if count > 1 and (len(ranks) > 1 or "ups" not in self.__dict__):
+            return torch.cat([_Stack([update]).squares() for update in self.split()])
         rank = ranks.pop()
         ups = self.ups.reshape(-1, count, rank).movedim(1, 0)
         downs = self.downs.reshape(count, rank, -1)
         squares: Tensor = ((ups.mT @ ups) * (downs @ downs.mT)).sum((1, 2))
         return squares.clamp_min(0)
+
+
+def _joined_up(factors: Sequence[Tensor], dim: int) -> Tensor:
+    """Factors side by side, halves in float32: cast once, when all are together."""
+    joined = torch.cat(list(factors), dim) if len(factors) > 1 else factors[0]
+    return joined.float() if joined.itemsize < 4 else joined
 
 
 def _on_channels(operator: Operator, rows: Tensor, taps: int) -> Tensor:
