@@ -20,6 +20,8 @@ from pydantic import BaseModel  # noqa: E402 - after the path
 from pydantic_core import PydanticUndefined  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
+from scripts import benchmarks_page  # noqa: E402
+
 NOTE = "<!-- Written by scripts/generate_docs.py from the code; `make docs` writes it anew. -->"
 
 
@@ -252,6 +254,7 @@ def _kind(annotation: Any) -> str:  # noqa: ANN401 - what typing calls a type fo
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "docs/benchmarks.md": benchmarks_page.page,
     "docs/commands.md": commands_page,
     "docs/files.md": dialects_page,
     "docs/methods.md": methods_page,

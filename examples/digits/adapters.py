@@ -97,7 +97,7 @@ def _groups(trained: Trained) -> list[dict[str, Any]]:
     return groups
 
 
-def train_adapter(base: Base, recipe: Recipe, like: Recipe | None = None) -> Trained:
+def train_adapter(base: Base, recipe: Recipe, like: Recipe | None = None, steps: int = STEPS) -> Trained:
     """Train an adapter for its style with AdamW; the same seed gives the same adapter."""
     trained = inject(base, recipe, like)
     images, labels = styles.images(recipe.style, "train")
@@ -106,8 +106,8 @@ def train_adapter(base: Base, recipe: Recipe, like: Recipe | None = None) -> Tra
     groups = _groups(trained)
     weights = [weight for group in groups for weight in group["params"]]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(step, STEPS, warm_up=10))
-    for _ in range(STEPS):
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(step, steps, warm_up=10))
+    for _ in range(steps):
         picks = torch.randint(len(images), (BATCH,), generator=generator)
         captions = draw_captions(templates, labels[picks], generator, EMPTY_SHARE)
         value = diffusion.loss(trained.base, images[picks], base.tokens(captions), shares, generator)
