@@ -8,6 +8,9 @@ CatalogError
 
 from __future__ import annotations
 
+NOT_SCORED = "not-scored"
+NOT_PASSED = "not-passed"
+
 REASONS: dict[str, str] = {
     # policy
     "no-derivatives": "The creator does not allow derivatives of this adapter.",
@@ -19,6 +22,9 @@ REASONS: dict[str, str] = {
     "opt-out": "The creator, or an entry of the opt-out list, asks that this adapter is left alone.",
     "not-an-adapter": "The catalogue says that this file is something else than an adapter.",
     "duplicate": "Another entry of the catalogue holds the same bytes.",
+    # publication
+    "not-scored": "Nothing could be measured of this conversion, so it is kept and never published.",
+    "not-passed": "The gate has not let this conversion pass, so it is never published.",
     # store and hubs
     "hash-mismatch": "The bytes are not those that were declared.",
     "file-changed": "The file changed while it was being read.",

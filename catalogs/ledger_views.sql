@@ -113,6 +113,8 @@ SELECT
     body->>'$.weights_sha256_out' AS weights_sha256_out,
     body->>'$.plan_id' AS plan_id,
     body->'$.files' AS files,
+    body->>'$.dialect' AS dialect,
+    body->'$.dropped_sites' AS dropped_sites,
     TRY_CAST(body->>'$.seconds' AS DOUBLE) AS seconds,
     run_id,
     recorded_at::TIMESTAMP AS converted_at

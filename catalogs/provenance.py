@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from catalogs.entry import CatalogEntry
-from catalogs.errors import Stop
+from catalogs.errors import NOT_PASSED, NOT_SCORED, Refused, Stop
 from catalogs.hash_chain import Head, canonical_json
 from catalogs.release import MANIFEST, Release, file_hashes, open_release
 
 BUILD_TYPE: Final = "urn:lorax:lora-transfer:v1"
 BUILDER: Final = "urn:lorax:migrate"
+CONVERTED: Final = "converted"
+"""The candidate of a score card that would be published; the others are what it has to beat."""
 
 Reasons = tuple[tuple[str, str], ...]
 Figures = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -37,7 +39,8 @@ class Asked(Protocol):
 class ConversionRecord:
     """Everything that is known about one conversion, as the ledger has it.
 
-    Fingerprints and sha256 are hex; `figures` maps candidate, figure to value, low, high; times are ISO, UTC.
+    `dialect` and `dtype` are those of the files that were written. Fingerprints and sha256 are hex; `figures` maps
+    candidate, figure to value, low, high; times are ISO, UTC.
     """
 
     conversion_id: str
@@ -92,7 +95,7 @@ def conversion_record(ledger: Asked, conversion_id: str) -> ConversionRecord:
         policy_reasons=_reasons(_object(seen.get("decision")).get("reasons")),
         source_sha256=str(adapter.get("file_sha256", "")),
         source_weights_sha256=str(body["weights_sha256"]),
-        dialect=str(adapter.get("dialect", "")),
+        dialect=str(body.get("dialect") or adapter.get("dialect", "")),
         dtype=str(adapter.get("dtype", "")),
         source=str(body.get("source", "")),
         target=str(body.get("target", "")),
@@ -118,6 +121,33 @@ def conversion_record(ledger: Asked, conversion_id: str) -> ConversionRecord:
         converted_at=str(converted["recorded_at"]),
         ledger_head=Head(cast("int", head["sequence"]), str(head["hash"])),
     )
+
+
+def require_publishable(record: ConversionRecord) -> None:
+    """Passes a conversion that was measured and that the gate let through.
+
+    Raises Refused: not-scored where there are no figures of it, not-passed where no verdict says that it passed.
+    """
+    _require(record.conversion_id, record.figures, passed=record.passed)
+
+
+def require_publishable_release(release: Release) -> None:
+    """Passes a release whose own manifest says the same; raises as `require_publishable` does."""
+    statement = _object(json.loads((release.folder / MANIFEST).read_bytes()))
+    details = _object(_object(statement.get("predicate")).get("runDetails"))
+    byproducts = details.get("byproducts")
+    said = {one.get("name"): _object(one.get("annotations")) for one in map(_object, _list(byproducts))}
+    figures = _object(said.get("score card", {}).get("figures"))
+    _require(release.conversion_id, cast("Figures", figures), passed=said.get("verdict", {}).get("passed"))
+
+
+def _require(conversion_id: str, figures: Figures, *, passed: object) -> None:
+    if not figures.get(CONVERTED):
+        message = "has no score card; give its migration the folders of both bases, so that it can be measured"
+        raise Refused(NOT_SCORED, message, where=f"conversion {conversion_id}")
+    if passed is not True:
+        message = f"has no verdict that lets it pass (found {passed!r}); run its migration again"
+        raise Refused(NOT_PASSED, message, where=f"conversion {conversion_id}")
 
 
 def provenance_document(record: ConversionRecord, *, title: str, files: Mapping[str, str]) -> dict[str, object]:
@@ -231,6 +261,10 @@ def _unseen(entry_key: str) -> Mapping[str, object]:
 
 def _object(value: object) -> Mapping[str, object]:
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def _number(value: object) -> float | None:

@@ -18,6 +18,7 @@ from catalogs.report_charts import NARROW, WIDE, comparison_chart, distribution_
 from catalogs.report_data import (
     LEADING_FIGURE,
     AdapterRow,
+    LostSite,
     Measured,
     PairSimilarity,
     ReportData,
@@ -27,6 +28,7 @@ from catalogs.report_data import (
 
 __all__ = [
     "AdapterRow",
+    "LostSite",
     "Measured",
     "PairSimilarity",
     "ReportData",
@@ -39,7 +41,7 @@ TEMPLATES: Final = Path(__file__).parent / "templates"
 STATES: Final = {
     "published": "on the hub",
     "passed": "good, not published",
-    "rejected": "the gate said no",
+    "rejected": "the gate did not open",
     "skipped": "left alone",
     "quarantined": "broken file",
     "failed": "try again",
@@ -69,7 +71,8 @@ def render_report(data: ReportData, path: Path, *, most_pictures: int = 120) -> 
     """Writes the report and returns its path. The same data gives the same file.
 
     Everything lies inside the file: styles, charts as SVG, images as data addresses; nothing is ever requested. At most
-    `most_pictures` adapters are shown with their images, the page says how many it left out. An image that cannot be
+    `most_pictures` adapters are shown with their images, and as many with the sites that they lost; the page says how
+    many it left out. An image that cannot be
     read, is no PNG, or is larger than 4 MiB is replaced by a word about it.
     """
     environment = jinja2.Environment(
@@ -79,8 +82,11 @@ def render_report(data: ReportData, path: Path, *, most_pictures: int = 120) -> 
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(number=_number, measured=in_words, moment=_moment, duration=_duration, words=_words)
+    environment.filters.update(
+        number=_number, measured=in_words, percent=_percent, moment=_moment, duration=_duration, words=_words
+    )
     shown = sorted((row for row in data.adapters if row.image is not None), key=_best_first)
+    lossy = sorted((row for row in data.adapters if row.lost_sites), key=_most_lost_first)
     html = environment.get_template("report.html.jinja").render(
         data=data,
         states=STATES,
@@ -93,6 +99,8 @@ def render_report(data: ReportData, path: Path, *, most_pictures: int = 120) -> 
         pictured={row.entry_id: number for number, row in enumerate(shown[:most_pictures])},
         left_out=max(0, len(shown) - most_pictures),
         refusals=_refusals(data),
+        losses=lossy[:most_pictures],
+        losses_left_out=max(0, len(lossy) - most_pictures),
         distribution=_both(lambda width: distribution_chart(data.adapters, data.gate_threshold, width=width)),
         comparison=_both(lambda width: comparison_chart(data.adapters, data.gate_threshold, width=width)),
         scored=sum(row.figure("converted").value is not None for row in data.adapters),
@@ -135,6 +143,10 @@ def _summary(data: ReportData) -> str:
 def _best_first(row: AdapterRow) -> tuple[int, float, str, str]:
     order = [*STATES].index(row.state) if row.state in STATES else len(STATES)
     return order, -(row.figure("converted").value or -9.0), row.name.casefold(), row.entry_id
+
+
+def _most_lost_first(row: AdapterRow) -> tuple[float, str, str]:
+    return -(row.dropped_norm_share or 0.0), row.name.casefold(), row.entry_id
 
 
 def _bars(row: AdapterRow) -> list[tuple[str, Measured, float]]:
@@ -189,6 +201,10 @@ def _strip(pair: PairSimilarity, number: int) -> Markup:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _moment(text: str) -> str:

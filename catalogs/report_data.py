@@ -24,9 +24,19 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class LostSite:
+    """A site that an adapter patches and that has no home in the target base; `share` is of its squared norm."""
+
+    site: str
+    reason: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterRow:
     """One entry of the catalogue and all that is known about it at the end of a run.
 
+    `dialect` is that of the source file. `files` are the converted ones, from the data folder on.
     `figures` maps candidate (converted, copy, random …) and figure to what was measured. `image` is one PNG whose rows,
     of equal height, are named by `image_rows`. `is_of_this_run` tells apart what an earlier run had settled.
     """
@@ -47,6 +57,8 @@ class AdapterRow:
     dropped_norm_share: float | None = None
     sites_mapped: int | None = None
     sites_total: int | None = None
+    lost_sites: tuple[LostSite, ...] = ()
+    files: tuple[str, ...] = ()
     conversion_id: str = ""
     location: str = ""
     figures: Mapping[str, Mapping[str, Measured]] = field(default_factory=dict)
@@ -137,7 +149,7 @@ def report_data_from_ledger(
 
 
 ROWS = """
-SELECT states.*, conversions.* EXCLUDE (conversion_id, entry_key, run_id, seconds), publications.location,
+SELECT states.*, conversions.* EXCLUDE (conversion_id, entry_key, run_id, seconds, dialect), publications.location,
     adapters.base, adapters.dialect, adapters.ranks, scored.body->>'$.images' AS image,
     scored.body->'$.image_rows' AS image_rows
 FROM states
@@ -180,6 +192,8 @@ def _adapters(reader: Reader, migration: str, run_id: str, data_folder: Path | N
             dropped_norm_share=_float(row["dropped_norm_share"]),
             sites_mapped=cast("int | None", row["sites_mapped"]),
             sites_total=cast("int | None", row["sites_total"]),
+            lost_sites=_lost_sites(row["dropped_sites"], _float(row["dropped_norm_share"])),
+            files=_converted_files(_text(row["conversion_id"]), row["files"]),
             conversion_id=_text(row["conversion_id"]),
             location=_text(row["location"]),
             figures=figures.get(_text(row["conversion_id"]), {}),
@@ -225,6 +239,23 @@ def _similarities(reader: Reader, migration: str, run_id: str) -> tuple[PairSimi
     )
 
 
+def _lost_sites(value: object, dropped_norm_share: float | None) -> tuple[LostSite, ...]:
+    """Returns the sites without a home, the heaviest first; together their shares are the share that was dropped."""
+    sites = cast("list[Mapping[str, object]]", _json_list(value))
+    squares = [(_float(site.get("norm")) or 0.0) ** 2 for site in sites]
+    unit = (dropped_norm_share or 0.0) / (sum(squares) or 1.0)
+    found = [
+        LostSite(_text(site.get("site")), _text(site.get("reason")), square * unit)
+        for site, square in zip(sites, squares, strict=True)
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.share, one.site)))
+
+
+def _converted_files(conversion_id: str, value: object) -> tuple[str, ...]:
+    files = cast("list[Mapping[str, object]]", _json_list(value))
+    return tuple(f"conversions/{conversion_id}/files/{_text(file.get('name'))}" for file in files)
+
+
 def _image(path: str, data_folder: Path | None) -> Path | None:
     if not path:
         return None
@@ -237,6 +268,11 @@ def _text(value: object) -> str:
 
 def _float(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def _json_list(value: object) -> list[object]:
+    parsed = json.loads(value) if isinstance(value, str) else value
+    return parsed if isinstance(parsed, list) else []
 
 
 def _json_object(value: object) -> Mapping[str, object]:

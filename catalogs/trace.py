@@ -178,11 +178,21 @@ def _conversion_node(reader: Reader, conversion_id: str) -> TraceNode:
         row,
         *("method", "source", "target", "sites_mapped", "sites_total"),
         *("kept_norm", "dropped_norm_share", "approximated_norm_share"),
-        *("weights_sha256_out", "code_version", "run_id", "converted_at"),
+        *("dialect", "files", "weights_sha256_out", "code_version", "run_id", "converted_at"),
     )
+    if not reader.rows("SELECT 1 FROM scores WHERE conversion_id = ? LIMIT 1", [conversion_id]):
+        facts = (("score", "none, and nothing is published without one"), *facts)
+    if lost := _lost_sites(row["dropped_sites"]):
+        facts = (*facts, ("sites without a home", lost))
     plan = _plan_node(reader, str(row["plan_id"]))
     adapter = _adapter_node(reader, str(row["entry_key"]), str(row["weights_sha256"]))
     return TraceNode("conversion", conversion_id, facts, (plan, adapter))
+
+
+def _lost_sites(value: object) -> list[str]:
+    """Returns each site without a home with the reason."""
+    sites = json.loads(value) if isinstance(value, str) else []
+    return [f"{site['site']} ({site['reason']})" for site in sites or []]
 
 
 def _plan_node(reader: Reader, plan_id: str) -> TraceNode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from pathlib import Path
@@ -15,13 +14,13 @@ from rich.text import Text
 from flows.look import UNLIMITED
 from flows.summary import console_for
 from lorax.base_model import BaseModel
-from lorax.base_models import known_bases
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.comparison import Comparison, compare_bases, compare_checkpoints
 from lorax.correspondence import WITHOUT_SOURCE
 from lorax.errors import Stop
 from lorax.expectations import CASES, EXPECTED
 from lorax.places import place_of
+from tasks.bases import known_base
 
 _MOST_HOMELESS = 12
 
@@ -51,15 +50,10 @@ def _open(wanted: str) -> Checkpoint | BaseModel:
     folder = Path(wanted)
     if folder.is_dir():
         return open_checkpoint(folder, name=folder.resolve().name)
-    known = {base.name: base for base in known_bases()}
-    if wanted in known:
-        return known[wanted]
-    by_label = [base for base in known.values() if wanted in base.labels]
-    if len(by_label) == 1:
-        return by_label[0]
-    near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4) or list(known)[:3]
-    advice = f"name the folder of a base model, or a base that is known by heart ({', '.join(near)} …)"
-    raise Stop(f"{wanted}: there is no such folder, and no known base of this name; {advice}")
+    try:
+        return known_base(wanted)
+    except Stop as problem:
+        raise Stop(f"{wanted}: there is no such folder, and {problem}") from problem
 
 
 def _compare(source: Checkpoint | BaseModel, target: Checkpoint | BaseModel) -> Comparison:

@@ -19,9 +19,10 @@ from flows.journal import Journal
 from flows.outcomes import outcome, outcome_of_ending
 from flows.run_facts import new_run_id, run_started
 from flows.settings import Migration, PairTable
-from flows.states import PASSED, reasons
+from flows.states import PASSED, REJECTED, reasons
 from flows.summary import STYLES, Row, counts_of, rows_of
 from flows.to_do import Item, ToDo, base_folders, find_work, hub_of
+from flows.unscored import why_not_scored, without_weights
 from lorax.prepare import key_for
 from tasks.bases import open_base
 from tasks.grouping import Candidate, group_adapters
@@ -142,6 +143,8 @@ def _would_convert(
             steps.append("it is on the hub")
     if not item.found["decision"]["publish"]:
         steps.append("would not be published: " + "; ".join(text for _, text in item.found["decision"]["reasons"]))
+    if without := without_weights(look.migration, pair):
+        return outcome(item, REJECTED, DRY_RUN, "; ".join([*steps, why_not_scored(without)]))
     return outcome(item, PASSED, DRY_RUN, "; ".join(steps))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from catalogs.errors import NOT_SCORED
 from catalogs.ledger import Ledger, open_reader
 from flows.engine import read_engine
 from flows.folders import Folders
@@ -92,6 +93,8 @@ def _show_result(console: Console, folders: Folders, result: dict[str, Any]) -> 
     if result["run_id"] is None:
         return _show_nothing_to_do(console, folders, rows)
     print_summary(console, rows)
+    if unscored := sum(row.reason == NOT_SCORED for row in rows):
+        console.print(f"{unscored} could not be scored and are kept, never published: lorax query not-scored")
     _print_last_line(console, result["report"])
     return SOME_FAILED if result["states"][FAILED] else DONE
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from catalogs.errors import Stop
+from catalogs.errors import NOT_SCORED, Stop
 from catalogs.ledger import Reader, open_reader
 from catalogs.queries import list_queries, run_query
 from catalogs.trace import trace
@@ -38,6 +38,8 @@ def show_status(data: Path | None, *, as_json: bool) -> None:
         console.print(
             Text.assemble((f"{values['states'][state]:6d} ", "bold"), (f"{state:<12}", STYLES[state]), meaning)
         )
+    if values["not_scored"]:
+        console.print(f"{values['not_scored']:6d} of the rejected were never scored: lorax query not-scored")
     console.print(f"runs    {values['runs']['total']} ({values['runs']['unfinished']} cut short or running)")
     console.print(f"ledger  {values['ledger']}", soft_wrap=True)
     console.print(f"report  {values['report'] or 'none yet'}", soft_wrap=True)
@@ -47,16 +49,20 @@ def status_of(folders: Folders) -> dict[str, Any]:
     """Returns the status of a data folder as plain values; every state is there, also with zero entries."""
     states = dict.fromkeys(STATES, 0)
     runs: dict[str, Any] = {"total": 0, "unfinished": 0, "last": None}
+    not_scored = 0
     is_snapshot = False
     if _has_ledger(folders):
         reader = open_reader(folders.data)
         is_snapshot = reader.is_snapshot
         for row in reader.rows("SELECT state, count(*) AS entries FROM states GROUP BY state"):
             states[str(row["state"])] = int(str(row["entries"]))
+        [counted] = reader.rows("SELECT count(*) AS entries FROM states WHERE reason = ?", [NOT_SCORED])
+        not_scored = int(str(counted["entries"]))
         runs = _runs(reader)
     report = folders.latest_report
     return {
         "states": states,
+        "not_scored": not_scored,
         "runs": runs,
         "report": str(report) if report.exists() else None,
         "ledger": str(folders.ledger),

@@ -31,6 +31,7 @@ from flows.states import reasons
 from flows.stopwatch import stopwatch
 from flows.summary import Row, counts_of, plain_table, rows_of
 from flows.to_do import ToDo
+from flows.unscored import settle_unscored
 from tasks.border import Ended
 from tasks.crash_points import BEFORE_REPORT, BEFORE_RUN_FINISHED, crash_point
 from tasks.record import record
@@ -83,7 +84,10 @@ def _work_on(run: Run, todo: ToDo) -> None:
         if isinstance(prepared, Ended):
             run.record([outcome_of_ending(item, prepared) for item in items])
             continue
-        converted = convert_adapters(run, prepared, items)
+        converted = convert_adapters(run, prepared, items, dialect=pair.dialect)
+        if prepared["without_weights"]:
+            settle_unscored(run, prepared, converted)
+            continue
         passed = score_conversions(run, prepared, converted)
         publish_conversions(run, passed)
     crash_point(BEFORE_REPORT)

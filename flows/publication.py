@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from catalogs.errors import NOT_PASSED, NOT_SCORED
 from catalogs.ledger import Fact
 from catalogs.provenance import conversion_record
 from flows.journal import changed
 from flows.outcomes import outcome, outcome_of_ending
 from flows.run import Run
 from flows.stages import paired
-from flows.states import FAILED, PASSED, PUBLISHED
+from flows.states import FAILED, PASSED, PUBLISHED, REJECTED
 from flows.to_do import Item, hub_of, unconfirmed
 from tasks.border import Ended
 from tasks.crash_points import AFTER_INTENT, AFTER_PUBLISHED, crash_point
@@ -94,7 +95,7 @@ def _build_releases(run: Run, items: Sequence[Item]) -> dict[str, Released]:
             if record["ended"] is None:
                 built[item.key] = cast("Released", record)
             else:
-                run.record([outcome_of_ending(item, record["ended"], state=FAILED)])
+                run.record([_not_published(item, record["ended"])])
 
     run.shards(
         "release",
@@ -127,7 +128,12 @@ def _published(item: Item, record: Mapping[str, Any]) -> Fact:
     if record.get("body"):
         text = f"{_verdict_on(item)}; published at {record['body']['slug']}"
         return outcome(item, PUBLISHED, "gate-passed", text)
-    return outcome_of_ending(item, record["ended"], state=FAILED)
+    return _not_published(item, record["ended"])
+
+
+def _not_published(item: Item, why: Ended) -> Fact:
+    """Failed, and tried again, unless nothing but other figures would help."""
+    return outcome_of_ending(item, why, state=REJECTED if why.reason in {NOT_SCORED, NOT_PASSED} else FAILED)
 
 
 def _not_allowed(item: Item) -> Fact:

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows.usable import unusable
+
 Setting = float | int | str | bool
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -42,9 +44,15 @@ class CatalogueTable(Table):
 
 
 class BaseTable(Table):
-    """A base model: a folder, and the words by which files and catalogues call it."""
+    """A base model: a folder or, without one, a known name; and the words by which files and catalogues call it."""
 
-    path: Path = Field(description="Folder in diffusers' layout, weights as safetensors.")
+    path: Path | None = Field(
+        default=None,
+        description="Folder in diffusers' layout, weights as safetensors. Without, nothing can be scored or published.",
+    )
+    known: str = Field(
+        default="", description="In place of a path: name or label of a known base; empty: the name of the table."
+    )
     labels: tuple[str, ...] = Field(default=(), description="Other names of this base, as files and sidecars spell it.")
 
 
@@ -54,20 +62,30 @@ class PairTable(Table):
     source: str = Field(description="Name of the base that the adapters were made for.")
     target: str = Field(description="Name of the base that they are moved to.")
     method: str = Field(default="calibrated", description="Transfer method.")
+    dialect: str | None = Field(
+        default=None, description="Dialect that conversions are written in; not set: the one each adapter came in."
+    )
     settings: dict[str, Setting] = Field(default_factory=dict, description="Settings of the method.")
 
 
 class ScoreTable(Table):
     """How conversions are scored, and how the probe of methods that calibrate is drawn."""
 
-    prompts: tuple[str, ...] = Field(min_length=1, description="What is drawn; an adapter's trigger words are added.")
-    samples: int = Field(default=16, ge=1, description="Images drawn per probe.")
+    prompts: tuple[str, ...] = Field(
+        default=(),
+        description="What is drawn or written; an adapter's trigger words are added. Diffusion models need some.",
+    )
+    samples: int = Field(default=16, ge=1, description="Images or texts per probe.")
     timesteps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(100, 300, 500, 700, 900), min_length=1, description="Noise levels at which each image is looked at."
     )
     steps: int = Field(default=12, ge=1, description="DDIM steps per image.")
     guidance: float = Field(default=2.0, ge=0, description="Guidance scale; 1 runs without guidance.")
     seed: int = Field(default=0, ge=0, description="Seed of all noise.")
+    length: int = Field(default=128, ge=2, description="Tokens per text.")
+    text: str = Field(
+        default="", description="File of neutral text (UTF-8) to take windows of; without, the plain bases write it."
+    )
 
 
 class GateTable(Table):
@@ -109,7 +127,7 @@ class Migration(Table):
     catalogue: CatalogueTable
     bases: dict[Name, BaseTable] = Field(min_length=1)
     pairs: tuple[PairTable, ...] = Field(min_length=1)
-    score: ScoreTable
+    score: ScoreTable = ScoreTable()
     gate: GateTable = GateTable()
     policy: PolicyTable = PolicyTable()
     hub: HubTable = HubTable()
@@ -156,7 +174,7 @@ def load_migration(file: Path) -> Migration:
     except ValidationError as problem:
         raise SettingsError("\n".join(_explain(problem, file))) from problem
     resolved = _resolved(migration, file.absolute().parent)
-    if problems := list(_contradictions(resolved, file)):
+    if problems := [*_contradictions(resolved, file), *unusable(resolved, file)]:
         raise SettingsError("\n".join(problems))
     return resolved
 
@@ -169,13 +187,19 @@ def fingerprint(values: object) -> str:
 def _resolved(migration: Migration, folder: Path) -> Migration:
     """Returns the migration with paths relative to the settings file made absolute."""
     bases = {
-        name: base.model_copy(update={"path": _absolute(base.path, folder)}) for name, base in migration.bases.items()
+        name: base.model_copy(
+            update={"path": _absolute(base.path, folder)} if base.path else {"known": base.known or name}
+        )
+        for name, base in migration.bases.items()
     }
     catalogue = migration.catalogue.model_copy(update={"path": _absolute(migration.catalogue.path, folder)})
+    score = migration.score
+    if score.text:
+        score = score.model_copy(update={"text": str(_absolute(Path(score.text), folder))})
     hub = migration.hub
     if not hub.path.startswith("{data}"):
         hub = hub.model_copy(update={"path": str(_absolute(Path(hub.path), folder))})
-    return migration.model_copy(update={"bases": bases, "catalogue": catalogue, "hub": hub})
+    return migration.model_copy(update={"bases": bases, "catalogue": catalogue, "score": score, "hub": hub})
 
 
 def _absolute(path: Path, folder: Path) -> Path:
@@ -187,7 +211,9 @@ def _contradictions(migration: Migration, file: Path) -> Iterator[str]:
     if not migration.catalogue.path.is_dir():
         yield f"{file} [catalogue]: path: there is no folder {migration.catalogue.path}"
     for name, base in migration.bases.items():
-        if not base.path.is_dir():
+        if base.path and base.known:
+            yield f"{file} [bases.{name}]: known: a base with a path needs no other name; give one of the two"
+        if base.path and not base.path.is_dir():
             yield f"{file} [bases.{name}]: path: there is no folder {base.path}; expected the folder of a base model"
     first: dict[str, int] = {}
     for number, pair in enumerate(migration.pairs, start=1):
@@ -204,8 +230,16 @@ def _wrong_with(pair: PairTable, migration: Migration) -> Iterator[str]:
     for role, name in (("source", pair.source), ("target", pair.target)):
         if name not in migration.bases:
             yield f"{role}: there is no [bases.{name}]{_nearest(name, migration.bases)}"
+    paths = [base.path for name, base in migration.bases.items() if base.path and name in {pair.source, pair.target}]
+    if len(paths) == len({pair.source, pair.target}) and not migration.score.prompts and _draws(paths):
+        yield 'its bases draw pictures, so it is scored on some: [score] with prompts = ["a photograph of a harbour"]'
     if pair.source == pair.target:
         yield f"source and target are both {pair.source!r}"
+
+
+def _draws(folders: list[Path]) -> bool:
+    """Tells whether one of these is a diffusion model in diffusers' layout, as far as a look at its folder tells."""
+    return any((folder / part).is_dir() for folder in folders for part in ("unet", "transformer"))
 
 
 def _explain(problem: ValidationError, file: Path) -> Iterator[str]:

@@ -125,7 +125,7 @@ def prepare_plans(run: Run, pair: PairTable) -> PreparedPair | Ended:
     if isinstance(prepared, Ended):
         return prepared
     known = run.journal.plan_ids()
-    alike = json.loads(Path(prepared["similarity"]).read_bytes())
+    alike = json.loads(Path(prepared["similarity"]).read_bytes()) if prepared["similarity"] else []
     run.record(
         [
             ("plan_compiled", plan["plan_id"], {**plan, "similarity": alike if plan["method"] == pair.method else []})
@@ -137,8 +137,13 @@ def prepare_plans(run: Run, pair: PairTable) -> PreparedPair | Ended:
     return prepared
 
 
-def convert_adapters(run: Run, prepared: PreparedPair, items: Sequence[Item]) -> list[Item]:
-    """Converts the items with the pair's plan; returns those that have a staged conversion."""
+def convert_adapters(
+    run: Run, prepared: PreparedPair, items: Sequence[Item], *, dialect: str | None = None
+) -> list[Item]:
+    """Converts the items with the pair's plan; returns those that have a staged conversion.
+
+    dialect: what they are written in; None for the one that each adapter came in.
+    """
     known = run.journal.conversions()
 
     def settle(shard: Sequence[Item], records: list[Any] | Ended) -> None:
@@ -162,6 +167,7 @@ def convert_adapters(run: Run, prepared: PreparedPair, items: Sequence[Item]) ->
             "plan": prepared["plans"][prepared["method"]],
             "bases": base_folders(run.migration),
             "conversions": str(run.folders.conversions),
+            "dialect": dialect,
         },
         settle=settle,
     )

@@ -18,7 +18,7 @@ FAILED = "failed"
 STATES: Mapping[str, str] = {
     PUBLISHED: "converted, passed the gate, and lies in the hub",
     PASSED: "converted and passed the gate, but not published: its terms or the migration do not allow it",
-    REJECTED: "converted and scored, but a threshold of the gate failed",
+    REJECTED: "converted, but the gate did not open: a threshold failed, or nothing could be measured",
     SKIPPED: "sound, but not for this migration: policy, another base, or a form this version cannot move",
     QUARANTINED: "the file is broken or hostile",
     FAILED: "something went wrong that may work later; the next run tries again",

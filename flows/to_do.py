@@ -10,6 +10,7 @@ import lorax
 from flows.folders import Folders
 from flows.journal import Journal
 from flows.settings import Migration, fingerprint
+from lorax.plan import content_of
 from lorax.prepare import key_for
 from tasks.bases import BaseFolder, open_base
 from tasks.planning import probe_settings
@@ -70,7 +71,8 @@ class ToDo:
 def base_folders(migration: Migration) -> list[BaseFolder]:
     """Returns the bases of a migration as tasks want them."""
     return [
-        BaseFolder(name=name, path=str(base.path), labels=list(base.labels)) for name, base in migration.bases.items()
+        BaseFolder(name=name, path=str(base.path or ""), labels=list(base.labels), known=base.known)
+        for name, base in migration.bases.items()
     ]
 
 
@@ -105,7 +107,8 @@ def settings_identity(migration: Migration) -> str:
     return fingerprint(
         {
             "plans": plans,
-            "bases": {name: [base.base.fingerprint, list(base.base.labels)] for name, base in bases.items()},
+            "dialects": [pair.dialect for pair in migration.pairs],
+            "bases": {name: [content_of(base.base), list(base.base.labels)] for name, base in bases.items()},
             **{table: values[table] for table in ("name", "score", "gate", "policy", "hub")},
             "version": lorax.__version__,
         }

@@ -65,19 +65,29 @@ class _Work:
     source: Checkpoint
     target: BaseModel
     folder: Path
+    dialect: str | None
+
+    def spoken(self, adapter: Adapter) -> str:
+        """Names the dialect that an adapter's conversion is written in."""
+        return self.dialect or dialect_for(adapter)
 
 
 def convert_shard(
-    items: Sequence[ConvertItem], *, plan: PreparedPlan, bases: Sequence[BaseFolder], conversions: str
+    items: Sequence[ConvertItem],
+    *,
+    plan: PreparedPlan,
+    bases: Sequence[BaseFolder],
+    conversions: str,
+    dialect: str | None = None,
 ) -> list[Converted]:
     """Returns one record per adapter; those staged by an earlier run are found, not made again.
 
-    `bases` are all of the migration's.
+    `bases` are all of the migration's; `dialect` is what is written, None for the one that each adapter came in.
     """
     known = candidates(bases)
     opened = {base["name"]: open_base(base) for base in bases if base["name"] in {plan["source"], plan["target"]}}
     source, target = opened[plan["source"]], opened[plan["target"]].base
-    work = _Work(open_plan(plan["path"]), plan["method"], source, target, Path(conversions))
+    work = _Work(open_plan(plan["path"]), plan["method"], source, target, Path(conversions), dialect)
     records: dict[str, Converted] = {}
     waiting: list[tuple[ConvertItem, LoweredAdapter, str]] = []
     for item in items:
@@ -85,7 +95,7 @@ def convert_shard(
         if isinstance(adapter, Ended):
             records[item["entry_key"]] = _over(item, adapter)
             continue
-        name = identity(adapter, work.plan, target)
+        name = identity(adapter, work.plan, target, dialect=work.spoken(adapter))
         staged = find_staged(work.folder, name)
         if staged is not None:
             records[item["entry_key"]] = _done(item, name, staged)
@@ -101,10 +111,10 @@ def convert_shard(
     return [records[item["entry_key"]] for item in items]
 
 
-def identity(adapter: Adapter, plan: Plan, target: BaseModel) -> str:
-    """Returns the conversion id of an adapter under a plan, written in its own dialect and element type."""
+def identity(adapter: Adapter, plan: Plan, target: BaseModel, *, dialect: str) -> str:
+    """Returns the conversion id of an adapter under a plan, written in a dialect and its own element type."""
     dtype = str(adapter.dtype).removeprefix("torch.")
-    return conversion_id(adapter_id(adapter), plan=plan, target=target, dialect=dialect_for(adapter), dtype=dtype)
+    return conversion_id(adapter_id(adapter), plan=plan, target=target, dialect=dialect, dtype=dtype)
 
 
 def find_staged(conversions: Path, name: str) -> dict[str, Any] | None:
@@ -153,7 +163,7 @@ def _write(
     if isinstance(result, Unsupported):
         raise result
     began = time.monotonic()
-    adapter, dialect = lowered.adapter, dialect_for(lowered.adapter)
+    adapter, dialect = lowered.adapter, work.spoken(lowered.adapter)
     draft = work.folder / f".{name}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     (draft / FILES).mkdir(parents=True)
@@ -172,8 +182,8 @@ def _write(
         "weights_sha256": adapter.weights_sha256,
         "plan_id": work.plan.plan_id,
         "method": work.method,
-        "source": work.plan.source,
-        "target": work.plan.target,
+        "source": work.source.base.name,
+        "target": work.target.name,
         "dialect": dialect,
         "weights_sha256_out": open_weight_file(paths[0]).weights_sha256(),
         "files": [

@@ -8,6 +8,7 @@ import signal
 AFTER_CRAWL = "after-crawl"
 AFTER_STORE = "after-store"
 AFTER_READ = "after-read"
+WHILE_COMPILING = "while-compiling"
 AFTER_PLAN_SAVED = "after-plan-saved"
 AFTER_PLANS = "after-plans"
 AFTER_CONVERSION_STAGED = "after-conversion-staged"
@@ -25,6 +26,7 @@ CRASH_POINTS = (
     AFTER_CRAWL,
     AFTER_STORE,
     AFTER_READ,
+    WHILE_COMPILING,
     AFTER_PLAN_SAVED,
     AFTER_PLANS,
     AFTER_CONVERSION_STAGED,

@@ -1,4 +1,8 @@
-"""Gets the plans of one base pair ready: the method's own, and those of the controls that it is scored beside."""
+"""Gets the plans of one base pair ready: the method's own, and those of the controls that it is scored beside.
+
+A plan is compiled site by site into a folder of pieces beside it, so that a large base does not have to fit into
+memory, and a compilation that was killed is gone on with by the next run.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,14 @@ from typing import Any, TypedDict
 from lorax.base_pair import similarity
 from lorax.checkpoint import Checkpoint
 from lorax.method import Setting
-from lorax.prepare import key_for, prepare_plan
+from lorax.plan import HEADER
+from lorax.prepare import key_for, prepare_plan_file
 from lorax.probe import ProbeSettings
-from tasks.bases import BaseFolder, open_base
-from tasks.crash_points import AFTER_PLAN_SAVED, crash_point
+from lorax.weight_file import open_weight_file
+from tasks.bases import BaseFolder, has_weights, open_base
+from tasks.crash_points import AFTER_PLAN_SAVED, WHILE_COMPILING, crash_point
 from tasks.device import device
+from tasks.leftovers import sweep_plans
 from tasks.ticks import tick
 
 CONTROLS = ("copy", "random")
@@ -41,13 +48,18 @@ class PreparedPlan(TypedDict):
 
 
 class PreparedPair(TypedDict):
-    """Plans by method, and the file that holds how alike the two bases are at each site."""
+    """Plans by method, and the file that holds how alike the two bases are at each site.
+
+    `without_weights` names the bases that are known by name alone. Where there is one nothing can be run: there are
+    neither controls to score beside nor a likeness, and `similarity` is empty.
+    """
 
     source: str
     target: str
     method: str
     plans: dict[str, PreparedPlan]
     similarity: str
+    without_weights: list[str]
 
 
 def prepare_pair(
@@ -64,17 +76,20 @@ def prepare_pair(
     Raises lorax.errors.Stop for an unknown method or setting, or a base that does not open.
     """
     bases = (open_base(source), open_base(target))
+    without = [base.base.name for base in bases if not has_weights(base)]
     folder = Path(plans)
     ready: dict[str, PreparedPlan] = {}
-    for name, chosen in {**{control: {} for control in CONTROLS}, method: settings}.items():
+    for name, chosen in {**{control: {} for control in CONTROLS if not without}, method: settings}.items():
         ready[name] = find_or_compile(bases, method=name, settings=chosen, probe=probe_settings(probe), folder=folder)
         tick("plan")
+    sweep_plans(folder)
     return PreparedPair(
         source=source["name"],
         target=target["name"],
         method=method,
         plans=ready,
-        similarity=str(_similarity(bases, folder)),
+        similarity="" if without else str(_similarity(bases, folder)),
+        without_weights=without,
     )
 
 
@@ -90,28 +105,43 @@ def find_or_compile(
     source, target = bases
     key = key_for(source, target, method=method, settings=settings, probe=probe)
     found = find_plan(folder, key)
-    if found is not None:
-        return found
+    if found is not None:  # perhaps compiled by a migration that calls the same bases by other names
+        return PreparedPlan(**{**found, "source": source.base.name, "target": target.base.name})
     began = time.monotonic()
-    plan = prepare_plan(source, target, method=method, settings=settings, probe=probe, device=device())
-    path = plan.save(folder)
+    path = prepare_plan_file(
+        folder,
+        source,
+        target,
+        method=method,
+        settings=settings,
+        probe=probe,
+        device=device(),
+        progress=_dying_on_demand,
+    )
     crash_point(AFTER_PLAN_SAVED)
+    said = json.loads(open_weight_file(path).metadata[HEADER])
     prepared = PreparedPlan(
         plan_id=path.stem,
         key=key,
         path=str(path),
         method=method,
-        settings=dict(plan.settings),
+        settings=said["settings"],
         source=source.base.name,
         target=target.base.name,
-        source_fingerprint=plan.source_fingerprint,
-        target_fingerprint=plan.target_fingerprint,
-        sites=len(plan.sites),
-        planned_sites=sum(1 for site in plan.sites if site.term is not None),
+        source_fingerprint=source.base.fingerprint,
+        target_fingerprint=target.base.fingerprint,
+        sites=len(said["sites"]),
+        planned_sites=sum("reason" not in site for site in said["sites"]),
         seconds=round(time.monotonic() - began, 3),
     )
     _replace(_index(folder, key), prepared)
     return prepared
+
+
+def _dying_on_demand(stage: str, done: int, total: int) -> None:
+    """Passes the crash point that lies between the first site of a plan and its last."""
+    if stage == "compile" and 0 < done < total:
+        crash_point(WHILE_COMPILING)
 
 
 def find_plan(folder: Path, key: str) -> PreparedPlan | None:

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from catalogs.errors import Stop
 from catalogs.hub import OpenHub, Publication
 from catalogs.hubs import HUBS
+from catalogs.provenance import require_publishable_release
 from catalogs.release import open_release
 from tasks.border import Ended, attempt
 from tasks.crash_points import AFTER_HUB_PUBLISHED, crash_point
@@ -27,7 +28,10 @@ class Published(TypedDict):
 
 
 def publish_shard(items: Sequence[Released], *, hub: str, location: str) -> list[Published]:
-    """Returns one record per release; what the hub has already is found there."""
+    """Returns one record per release; what the hub has already is found there.
+
+    A release that does not carry its own score card and a verdict that it passed never reaches the hub.
+    """
     place = open_hub(hub, location)
     return [_publish(item, place) for item in items]
 
@@ -59,10 +63,16 @@ def described(publication: Publication) -> dict[str, Any]:
 
 def _publish(item: Released, place: OpenHub) -> Published:
     folder = Path(item["folder"])
-    done = attempt(lambda: described(place.publish(open_release(folder))))
+    done = attempt(lambda: described(_put(folder, place)))
     crash_point(AFTER_HUB_PUBLISHED)
     tick("publish")
     if isinstance(done, Ended):
         return Published(entry_key=item["entry_key"], conversion_id=item["conversion_id"], body=None, ended=done)
     shutil.rmtree(folder, ignore_errors=True)  # the hub has it now; the converted files stay where they are
     return Published(entry_key=item["entry_key"], conversion_id=item["conversion_id"], body=done, ended=None)
+
+
+def _put(folder: Path, place: OpenHub) -> Publication:
+    release = open_release(folder)
+    require_publishable_release(release)
+    return place.publish(release)

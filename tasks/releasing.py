@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from catalogs.model_card import render_card
-from catalogs.provenance import ConversionRecord, write_manifest
+from catalogs.provenance import ConversionRecord, require_publishable, write_manifest
 from catalogs.store import sync_folder
 from tasks.border import Ended, attempt
 from tasks.conversion import staged_files
@@ -45,7 +45,10 @@ class Released(TypedDict):
 
 
 def build_shard(items: Sequence[ReleaseItem], *, conversions: str) -> list[Released]:
-    """Returns one record per conversion. A release left by an earlier run is built anew."""
+    """Returns one record per conversion. A release left by an earlier run is built anew.
+
+    What was never scored, or did not pass, ends here whatever was asked for.
+    """
     return [_attempt(item, Path(conversions)) for item in items]
 
 
@@ -74,6 +77,7 @@ def _attempt(item: ReleaseItem, conversions: Path) -> Released:
 def _build(item: ReleaseItem, conversions: Path) -> str:
     """Returns the manifest's sha256 of the release that lies in its folder afterwards."""
     record = item["record"]
+    require_publishable(record)
     folder = release_folder(conversions, record.conversion_id)
     draft = folder.with_name(f".{RELEASE}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)

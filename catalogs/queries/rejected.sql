@@ -1,5 +1,5 @@
 -- title: What the gate rejected, and on which threshold
--- about: One row per rejected entry with its leading figure and the gate's own words.
+-- about: One row per rejected entry with its leading figure, if it has one, and the gate's own words.
 SELECT
     states.name, states.reason, states.text, round(gain.value, 3) AS divergence_gain, round(gain.low, 3) AS low,
     round(gain.high, 3) AS high, conversions.method, states.conversion_id

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,16 @@ from typing import Any
 
 import pytest
 
-from catalogs.errors import Stop
+from catalogs.errors import Refused, Stop
 from catalogs.ledger import Ledger, Reader
-from catalogs.provenance import ConversionRecord, conversion_record, provenance_document, write_manifest
+from catalogs.provenance import (
+    ConversionRecord,
+    conversion_record,
+    provenance_document,
+    require_publishable,
+    require_publishable_release,
+    write_manifest,
+)
 from catalogs.release import open_release
 from tests.stand_ins.ledger_story import (
     BOLD,
@@ -149,3 +157,42 @@ def test_figures_that_are_not_finite_still_make_valid_json(record: ConversionRec
     write_manifest(tmp_path, odd, title="Bold")
 
     assert "NaN" not in (tmp_path / "provenance.json").read_text()
+
+
+def test_what_was_scored_and_passed_may_be_published(record: ConversionRecord, tmp_path: Path) -> None:
+    require_publishable(record)
+    require_publishable_release(write_manifest(tmp_path, record, title="Bold"))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [
+        ({"figures": {}}, "not-scored"),
+        ({"figures": {"copy": {"divergence_gain": {"value": 0.5}}}}, "not-scored"),
+        ({"figures": {"converted": {}}}, "not-scored"),
+        ({"passed": None}, "not-passed"),
+        ({"passed": False}, "not-passed"),
+    ],
+)
+def test_what_was_not_scored_or_did_not_pass_may_not(
+    record: ConversionRecord, tmp_path: Path, lacking: dict[str, Any], reason: str
+) -> None:
+    unfit = dataclasses.replace(record, **lacking)
+    with pytest.raises(Refused, match=f"conversion {record.conversion_id}") as by_record:
+        require_publishable(unfit)
+    with pytest.raises(Refused) as by_release:
+        require_publishable_release(write_manifest(tmp_path, unfit, title="Bold"))
+    assert by_record.value.reason == by_release.value.reason == reason
+
+
+@pytest.mark.parametrize("statement", ["[]", '{"predicate": 7}', '{"predicate": {"runDetails": {"byproducts": [1]}}}'])
+def test_a_manifest_without_any_of_it_may_not_either(record: ConversionRecord, tmp_path: Path, statement: str) -> None:
+    release = write_manifest(tmp_path, record, title="Bold")
+    (tmp_path / "provenance.json").write_text(statement)
+    with pytest.raises(Refused) as caught:
+        require_publishable_release(release)
+    assert caught.value.reason == "not-scored"
+
+
+def test_the_dialect_of_a_record_is_that_of_the_written_files(record: ConversionRecord) -> None:
+    assert (read(BOLD)[2]["dialect"], record.dialect) == ("kohya", "diffusers")

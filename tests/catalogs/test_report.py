@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from catalogs.ledger import Reader
-from catalogs.report import AdapterRow, Measured, ReportData, render_report, report_data_from_ledger
+from catalogs.report import AdapterRow, LostSite, Measured, ReportData, render_report, report_data_from_ledger
 
 
 def png(width: int = 2, height: int = 3) -> bytes:
@@ -199,3 +199,33 @@ def test_a_story_from_the_ledger_becomes_a_whole_page_and_always_the_same(tmp_pa
     assert len(page.find("svg")) == 6
     assert render_report(data, path).read_bytes() == first
     assert [file.name for file in path.parent.iterdir()] == ["run-1.html"]
+
+
+def test_every_site_without_a_home_is_named_with_its_share_and_the_place_of_the_file(tmp_path: Path) -> None:
+    lost = tuple(LostSite(f"unet:mid_block.attentions.{n}.proj_in", "no-target-site", 0.01 * n) for n in (3, 2))
+    row = AdapterRow(
+        "Bold", "bold", "rejected", "not-scored", target="sdxl", sites_mapped=5, sites_total=7,
+        dropped_norm_share=0.05, lost_sites=lost, files=("conversions/ab/files/bold.safetensors",),
+    )  # fmt: skip
+    published = replace(row, name="Fine", state="published", location="hub/fine", figures={"converted": {}})
+    data = ReportData("m", "r", "", adapters=(row, published))
+    text = re.sub(r"\s+", " ", Page(render_report(data, tmp_path / "r.html")).text)
+
+    assert "Bold: 5 of 7 sites have a home in sdxl; 5.0% of the norm is lost" in text
+    assert "Never scored. Not published; the converted file lies in the data folder: conversions/ab" in text
+    assert text.count("Never scored") == 1
+    for one, share in zip(lost, ("3.0%", "2.0%"), strict=True):
+        assert f"{one.site}{share}no-target-site" in "".join(text.split())
+
+
+def test_adapters_with_lost_sites_beyond_the_limit_are_counted(tmp_path: Path) -> None:
+    lost = (LostSite("unet:mid_block", "no-target-site", 0.5),)
+    rows = tuple(
+        AdapterRow(f"a{n}", f"a{n}", "published", "gate-passed", dropped_norm_share=n / 9, lost_sites=lost)
+        for n in range(5)
+    )
+    page = Page(render_report(ReportData("m", "r", "", adapters=rows), tmp_path / "r.html", most_pictures=2))
+
+    assert "The 2 adapters that lost most are listed; of 3 more" in page.text
+    assert page.text.index("a4: ") < page.text.index("a3: ")
+    assert "a2: " not in page.text

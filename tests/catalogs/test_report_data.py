@@ -6,8 +6,20 @@ import pytest
 
 from catalogs.errors import Stop
 from catalogs.ledger import Ledger, Reader
-from catalogs.report import AdapterRow, ReportData, report_data_from_ledger
-from tests.stand_ins.ledger_story import BOLD, FAINT, entry, outcome, scored, seen, started, story
+from catalogs.report import AdapterRow, LostSite, ReportData, report_data_from_ledger
+from tests.stand_ins.ledger_story import (
+    BOLD,
+    FAINT,
+    LOST,
+    conversion_id,
+    converted,
+    entry,
+    outcome,
+    scored,
+    seen,
+    started,
+    story,
+)
 
 
 def by_name(data: ReportData) -> dict[str, AdapterRow]:
@@ -107,3 +119,22 @@ def test_the_gate_is_taken_from_the_verdicts_when_the_settings_do_not_name_it() 
 def test_a_run_that_is_not_in_the_ledger_stops(told: Reader) -> None:
     with pytest.raises(Stop, match="no run 'run-9'"):
         report_data_from_ledger(told, "run-9")
+
+
+def test_sites_without_a_home_come_with_their_share_of_the_norm_the_heaviest_first(told: Reader) -> None:
+    kind, subject, body = converted(FAINT)
+    sites = [{"site": name, "reason": "no-target-site", "norm": norm} for name, norm in (("a", 1.0), ("b", 2.0))]
+    with Ledger.in_memory(run_id="run-1") as ledger:
+        ledger.append_many([*story(), (kind, subject, {**body, "dropped_sites": sites, "dropped_norm_share": 0.25})])
+        rows = by_name(report_data_from_ledger(ledger.reader(), "run-1"))
+
+    assert rows["Faint"].lost_sites == (LostSite("b", "no-target-site", 0.2), LostSite("a", "no-target-site", 0.05))
+    assert rows["Bold"].lost_sites == (LostSite(LOST, "no-target-site", 0.0125),)
+    assert rows["Broken"].lost_sites == ()
+
+
+def test_where_converted_files_lie_is_known_and_their_dialect_is_not_mistaken_for_the_sources(told: Reader) -> None:
+    bold = by_name(report_data_from_ledger(told, "run-1"))["Bold"]
+
+    assert bold.files == (f"conversions/{conversion_id(BOLD)}/files/out.safetensors",)
+    assert bold.dialect == "kohya"

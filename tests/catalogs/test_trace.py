@@ -16,11 +16,15 @@ from tests.stand_ins.ledger_story import (
     BROKEN,
     FAINT,
     LOCKED,
+    LOST,
     PLAN,
     SOURCE_FINGERPRINT,
     conversion_id,
+    converted,
     digest,
     entry,
+    outcome,
+    read,
     seen,
     started,
     stored,
@@ -156,3 +160,19 @@ def test_a_tampered_file_beside_a_manifest_is_not_vouched_for(told: Reader, publ
 
     with pytest.raises(Stop, match="knows nothing about"):
         trace(told, published / "bold.safetensors")
+
+
+def test_a_conversion_without_a_score_says_so_and_where_its_file_is_and_what_it_lost() -> None:
+    late = entry("late")
+    with Ledger.in_memory(run_id="run-1") as ledger:
+        ledger.append_many([*story(), seen(late), stored(late), read(late), converted(late)])
+        ledger.append_many([outcome(late, "rejected", "not-scored", "no weights", with_conversion=True)])
+        reader = ledger.reader()
+
+    unscored, scored = trace(reader, "Late"), trace(reader, "Bold")
+    assert "rejected (not-scored) no weights" in dict(unscored.facts).values()
+    found = facts(unscored, "conversion")
+    assert found["score"] == "none, and nothing is published without one"
+    assert (found["dialect"], found["sites without a home"]) == ("diffusers", [f"{LOST} (no-target-site)"])
+    assert "out.safetensors" in str(found["files"])
+    assert "score" not in facts(scored, "conversion")

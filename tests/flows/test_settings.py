@@ -83,7 +83,7 @@ def test_a_name_like_no_other_gets_the_list_of_names(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    text = refusal(tmp_path, GOOD.replace('["a digit"]', "[]").replace('name = "old-to-new"', ""))
+    text = refusal(tmp_path, GOOD.replace('["a digit"]', '"a digit"').replace('name = "old-to-new"', ""))
     assert "'name' is missing" in text
     assert "[score]: prompts" in text
 
@@ -147,7 +147,7 @@ def test_the_tables_have_the_names_and_defaults_of_what_they_configure() -> None
     ):
         theirs = {field.name: field.default for field in dataclasses.fields(kind)}
         ours = {name: field.default for name, field in table.model_fields.items()}
-        required = {name for name, field in table.model_fields.items() if field.is_required()}
+        required = {name for name, default in theirs.items() if default is dataclasses.MISSING}
         assert {name: value for name, value in ours.items() if name not in required} == {
             name: value for name, value in theirs.items() if name not in required
         }
@@ -155,3 +155,81 @@ def test_the_tables_have_the_names_and_defaults_of_what_they_configure() -> None
 
 def test_every_table_is_a_field_of_the_migration() -> None:
     assert set(settings.TABLES) == set(Migration.model_fields) - {"name"}
+
+
+def test_bases_that_draw_pictures_are_not_scored_without_prompts(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD.replace('prompts = ["a digit"]', ""))
+    assert load_migration(file).score.prompts == ()
+    (tmp_path / "bases" / "new" / "unet").mkdir()
+    with pytest.raises(SettingsError, match=r"number 1: its bases draw pictures, .* prompts = "):
+        load_migration(file)
+
+
+NAMED = """
+name = "old-to-new"
+[catalogue]
+path = "loras"
+[bases."sd1.5"]
+[bases.new]
+known = "segmind/small-sd"
+labels = ["New One"]
+[[pairs]]
+source = "sd1.5"
+target = "new"
+method = "copy"
+dialect = "kohya"
+"""
+
+
+def test_a_base_without_a_path_is_known_by_its_name_and_needs_no_prompts(tmp_path: Path) -> None:
+    found = load_migration(write(tmp_path, NAMED))
+    assert {name: (base.path, base.known) for name, base in found.bases.items()} == {
+        "sd1.5": (None, "sd1.5"),
+        "new": (None, "segmind/small-sd"),
+    }
+    assert (found.pairs[0].dialect, found.score.prompts) == ("kohya", ())
+
+
+def test_a_name_that_nobody_knows_is_refused_with_those_near_it_and_what_else_to_give(tmp_path: Path) -> None:
+    text = refusal(tmp_path, NAMED.replace("segmind/small-sd", "bk-sdm-smal"))
+    assert "[bases.new]: there is no path, and no base model is known by the name 'bk-sdm-smal'" in text
+    assert "near it: bk-sdm-small," in text
+    assert "Give the folder of the base as path" in text
+
+
+def test_a_path_and_a_name_for_one_base_are_one_too_many(tmp_path: Path) -> None:
+    text = refusal(tmp_path, GOOD.replace("[bases.new]", '[bases.new]\nknown = "sdxl"'))
+    assert "[bases.new]: known: a base with a path needs no other name" in text
+
+
+@pytest.mark.parametrize(
+    ("method", "need"),
+    [
+        ("calibrated", "needs activations: it runs both bases on a probe"),
+        ("lora-x", "needs weights: it computes with the weights of both bases"),
+    ],
+)
+def test_a_method_that_needs_more_than_a_name_is_refused_with_what_to_give(
+    tmp_path: Path, method: str, need: str
+) -> None:
+    text = refusal(tmp_path, NAMED.replace('"copy"', f'"{method}"'))
+    assert f"[[pairs]] number 1: method: '{method}' {need}, but sd1.5 and new are known by name alone" in text
+    assert "Give [bases.sd1.5] and [bases.new] a path, or take a method that needs shapes alone: copy" in text
+
+
+def test_a_method_that_needs_weights_says_which_of_two_bases_lacks_them(tmp_path: Path) -> None:
+    text = refusal(tmp_path, GOOD.replace('path = "bases/new"', 'known = "sdxl"').replace("copy", "prolora"))
+    assert "but new is known by name alone. Give [bases.new] a path" in text
+
+
+def test_the_default_method_is_held_to_the_same(tmp_path: Path) -> None:
+    assert "'calibrated' needs activations" in refusal(tmp_path, NAMED.replace('method = "copy"', ""))
+
+
+@pytest.mark.parametrize(("dialect", "said"), [("khoya", "does not exist"), ("cloneofsimo", "is only read")])
+def test_a_dialect_that_cannot_be_written_is_refused_with_those_that_can(
+    tmp_path: Path, dialect: str, said: str
+) -> None:
+    text = refusal(tmp_path, NAMED.replace('"kohya"', f'"{dialect}"'))
+    assert f"[[pairs]] number 1: dialect '{dialect}' {said}; choose one of" in text
+    assert "kohya" in text

@@ -13,6 +13,9 @@ PLAN = hashlib.sha256(b"plan").hexdigest()
 SOURCE_FINGERPRINT = hashlib.sha256(b"v1").hexdigest()
 TARGET_FINGERPRINT = hashlib.sha256(b"v2").hexdigest()
 
+LOST = "unet:mid_block.attentions.0.proj_in"
+"""The site of every conversion of the story that has no home in the target."""
+
 Fact = tuple[str, str, Mapping[str, object]]
 
 
@@ -119,6 +122,8 @@ def converted(one: CatalogEntry) -> Fact:
         "dropped_norm_share": 0.0125,
         "sites_total": 24,
         "sites_mapped": 23,
+        "dialect": "diffusers",
+        "dropped_sites": [{"site": LOST, "target": None, "kept_norm": 0.0, "reason": "no-target-site", "norm": 0.5}],
         "seconds": 0.25,
     }
     return ("converted", conversion_id(one), body)

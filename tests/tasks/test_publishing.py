@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,8 @@ from catalogs.release import open_release
 from tasks.publishing import find_published, open_hub, publish_shard
 from tasks.releasing import ReleaseItem, build_shard, release_folder
 from tests.tasks.conftest import Steps
+
+CARD = {"converted": {"divergence_gain": {"value": 0.9, "low": 0.8, "high": 1.0}}}
 
 
 @pytest.fixture
@@ -26,6 +31,8 @@ def items(steps: Steps) -> list[ReleaseItem]:
         )
         facts.append(("adapter_read", adapter["weights_sha256"], body))
         facts.append(("converted", str(record["conversion_id"]), {**(record["body"] or {}), "entry_key": key}))
+        facts.append(("scored", str(record["conversion_id"]), {"figures": CARD, "probe_id": "probe"}))
+        facts.append(("judged", str(record["conversion_id"]), {"passed": True, "reasons": [["gate-passed", "good"]]}))
     facts += [("plan_compiled", plan["plan_id"], dict(plan)) for plan in steps.pair["plans"].values()]
     with Ledger.in_memory() as ledger:
         ledger.append_many(facts)
@@ -93,3 +100,39 @@ def test_a_place_that_is_taken_ends_one_and_not_the_others(
 def test_an_unknown_kind_of_hub_stops_the_run_with_the_kinds_there_are(tmp_path: Path) -> None:
     with pytest.raises(Stop, match="'gitlab'; known: folder"):
         open_hub("gitlab", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [({"figures": {}}, "not-scored"), ({"passed": None}, "not-passed"), ({"passed": False}, "not-passed")],
+)
+def test_what_was_not_scored_or_did_not_pass_gets_no_release(
+    steps: Steps, items: list[ReleaseItem], lacking: dict[str, Any], reason: str
+) -> None:
+    first, *others = items
+    unfit = ReleaseItem(**{**first, "record": dataclasses.replace(first["record"], **lacking)})
+    folder = release_folder(steps.conversions, first["record"].conversion_id)
+    shutil.rmtree(folder, ignore_errors=True)
+    ended, *built = build_shard([unfit, *others], conversions=str(steps.conversions))
+    assert ended["ended"] is not None
+    assert ended["ended"].reason == reason
+    assert not folder.exists()
+    assert [record["ended"] for record in built] == [None] * len(others)
+
+
+@pytest.mark.parametrize(("byproduct", "reason"), [("score card", "not-scored"), ("verdict", "not-passed")])
+def test_a_release_whose_manifest_lacks_card_or_verdict_never_reaches_the_hub(
+    steps: Steps, items: list[ReleaseItem], tmp_path: Path, byproduct: str, reason: str
+) -> None:
+    """Whoever has put it there: what is asked is the release itself."""
+    built = build_shard(items, conversions=str(steps.conversions))
+    manifest = Path(built[0]["folder"]) / "provenance.json"
+    statement = json.loads(manifest.read_bytes())
+    details = statement["predicate"]["runDetails"]
+    details["byproducts"] = [one for one in details["byproducts"] if one["name"] != byproduct]
+    manifest.write_text(json.dumps(statement))
+    refused, *others = publish_shard(built, hub="folder", location=str(tmp_path / "hub"))
+    assert refused["ended"] is not None
+    assert refused["ended"].reason == reason
+    assert [record["ended"] for record in others] == [None] * len(others)
+    assert len([path for path in (tmp_path / "hub").iterdir() if path.name != ".incoming"]) == len(others)
