@@ -27,6 +27,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 SUFFIX = ".safetensors"
 _PEFT_WEIGHTS = (WEIGHTS, "adapter_model.bin", "adapter_model.pt")
+_NAMES_OF_PARTS = frozenset({"unet", "transformer", "model", "diffusion_pytorch_model"})
 _QUICK = 100
 """Headers of so many files are read in less than a second: no progress has to be shown."""
 _HEADINGS = {"file": "left", "dialect": "left", "algorithms": "left", "base": "left", "sites": "right",
@@ -82,9 +83,15 @@ def adapters_in(folder: Path) -> Iterator[AdapterFiles]:
                 yield AdapterFiles(place / name, None, _printable((place / name).relative_to(folder)))
 
 
-def open_bases(folders: Sequence[Path]) -> list[Checkpoint]:
-    """Opens base models, each named as its folder is. Raises Stop."""
-    return [open_checkpoint(folder, name=folder.resolve().name) for folder in folders]
+def open_bases(paths: Sequence[Path]) -> list[Checkpoint]:
+    """Opens base models, folders or files, each named as it is on the disk. Raises Stop."""
+    return [open_checkpoint(path, name=_base_name(path.resolve())) for path in paths]
+
+
+def _base_name(path: Path) -> str:
+    """The name of a folder, or of a file without its ending; what every model calls its parts says nothing."""
+    name = path.name if path.is_dir() else path.stem
+    return path.parent.name if name in _NAMES_OF_PARTS else name
 
 
 def _adapters_of(folder: Path) -> list[AdapterFiles]:

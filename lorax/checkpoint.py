@@ -1,147 +1,127 @@
-"""Opening a base model: a folder of safetensors files, one file or shards per component, and its fingerprint."""
+"""A base model whose weights are at hand: its sites, its fingerprint, and its weights read one at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorax.adapter import Site
+from lorax.base_files import open_base_files
 from lorax.base_model import CUSTOM, BaseModel, Family
-from lorax.base_models import FAMILIES
-from lorax.errors import BadFile, Stop
+from lorax.errors import Stop
 from lorax.inventory import Inventory, Parameter, take_inventory
-from lorax.weight_file import WeightFile, open_weight_file
+from lorax.quantisation import Misfit
+from lorax.stored import FileHashes, Stored, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PREFERRED = ("diffusion_pytorch_model", "model")
-_INDEX_BYTES = 64 * 2**20
+_BUFFER = re.compile(r"(.*\.)?(position_ids|inv_freq|pos_embed\.pos_embed|masked_bias)")
+"""Tensors that follow from the configuration; some programs save them, some do not."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
     """Is a base model whose weights are at hand; they are read one at a time.
 
-    places: module -> (file, name of its weight in the checkpoint's own spelling).
+    path: the folder or the file; places: where the weight of each module lies; not_runnable: why the model cannot be
+    run from there, "" when it can.
     """
 
     base: BaseModel
-    folder: Path
-    places: Mapping[Site, tuple[WeightFile, str]]
+    path: Path
+    places: Mapping[Site, Stored]
+    not_runnable: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Gives the folder to run the model from. Raises Stop where there is none."""
+        if self.not_runnable:
+            raise Stop(
+                f"{self.path}: this base model can be read but not run: {self.not_runnable}. Give its whole folder, as "
+                "saved by diffusers or transformers, or choose a method that needs weights alone"
+            )
+        return self.path if self.path.is_dir() else self.path.parent
 
     def weight(self, site: Site) -> Tensor:
         """Reads the weight of a site, float32, in the checkpoint's own shape: (out, in) or (out, in, kh, kw).
 
-        Raises Stop for a site that this base does not have.
+        A quantised weight is dequantised, one of a fused weight's is taken out of it. Raises Stop for a site that this
+        base does not have, and for a quantised weight that contradicts itself.
         """
         if site not in self.base.sites and site not in self.base.tables:
             raise Stop(
-                f"{self.folder}: base {self.base.name!r} has no weight {site}; compile the plan for this base again"
+                f"{self.path}: base {self.base.name!r} has no weight {site}; compile the plan for this base again"
             )
-        file, name = self.places[site]
-        return file.read(name).float()
+        try:
+            return self.places[site].read()
+        except Misfit as problem:
+            raise Stop(f"{self.path}: {site}: {problem}; download the base model again") from None
 
 
-def open_checkpoint(folder: Path, *, name: str, labels: Sequence[str] = ()) -> Checkpoint:
-    """Opens a base model folder: reads every header, hashes every byte once.
+def open_checkpoint(path: Path, *, name: str, labels: Sequence[str] = ()) -> Checkpoint:
+    """Opens a base model, a folder or a file: reads every header, hashes every byte once.
 
-    The fingerprint is the sha256 over the components, each by the sha256 of its tensors (canonical name, element type,
-    shape, sha256 of the bytes): it does not depend on how the tensors are spread over files.
-    Raises Stop, naming what is missing, for a folder that no family recognises or that is damaged.
+    The fingerprint is the sha256 over the components, each by the sha256 of its parameters (canonical name, element
+    type, shape, sha256 of the bytes): it depends neither on how the tensors are spread over files, nor on what a
+    program calls them, nor on whether it fuses them. Quantised weights count by all that they are made of.
+    Raises Stop, naming what is missing, for what no family recognises or what is damaged.
     """
-    family = _family_of(folder)
-    places: dict[Site, tuple[WeightFile, str]] = {}
-    found: dict[str, list[Parameter]] = {}
-    file_hashes: list[str] = []
-    components: dict[str, str] = {}
-    for component, weights_folder in sorted(family.components(folder).items()):
-        content: list[str] = []
-        for file in _open_files(weights_folder):
-            hashes = file.hashes()
-            file_hashes.append(hashes.file)
-            for entry in file.tensors.values():
-                path = family.canonical(component, entry.name)
-                content.append(f"{path} {entry.dtype} {entry.shape} {hashes.tensors[entry.name]}")
-                is_table = path.removesuffix(".weight").rpartition(".")[2] in family.not_sites
-                found.setdefault(component, []).append(Parameter(path, entry.shape, is_table=is_table))
-                places[Site(component, path.removesuffix(".weight"))] = (file, entry.name)
-        components[component] = _digest(sorted(content))
-    fingerprint = _digest(f"{component} {content}" for component, content in sorted(components.items()))
-    inventory = take_inventory(found)
+    opened = open_base_files(path)
+    found: dict[str, dict[str, Stored]] = {
+        component: {path: stored for path, stored in parameters.items() if not _BUFFER.fullmatch(path)}
+        for component, parameters in opened.parts.items()
+    }
+    hashes = FileHashes.of(opened.files, (stored for parameters in found.values() for stored in parameters.values()))
+    inventory = take_inventory({
+        component: [_parameter(opened.family, path, stored) for path, stored in parameters.items()]
+        for component, parameters in found.items()
+    })  # fmt: skip
     base = BaseModel(
         name=name,
-        family=family.name,
-        version=_version(family, inventory),
+        family=opened.family.name,
+        version=_version(opened.family, inventory),
         sites=inventory.sites,
         labels=tuple(labels),
-        file_hashes=tuple(file_hashes),
-        fingerprint=fingerprint,
+        file_hashes=hashes.files,
+        fingerprint=_fingerprint(found, hashes),
         tables=inventory.tables,
         vectors=inventory.vectors,
         parameters=inventory.parameters,
     )
-    return Checkpoint(base, folder, places)
+    return Checkpoint(base, path, _places(found), opened.not_runnable)
 
 
-def _family_of(folder: Path) -> Family:
-    if not folder.is_dir():
-        raise Stop(f"{folder}: there is no such folder; give the folder of a base model in diffusers' layout")
-    for family in FAMILIES.values():
-        if family.recognises(folder):
-            return family
-    known = ", ".join(FAMILIES)
-    expected = "expected is a folder as saved by diffusers"
-    raise Stop(f"{folder}: no known family of base models looks like this (known: {known}); {expected}")
+def _parameter(family: Family, path: str, stored: Stored) -> Parameter:
+    is_table = path.removesuffix(".weight").rpartition(".")[2] in family.not_sites
+    return Parameter(path, stored.shape, is_table=is_table)
 
 
-def _open_files(folder: Path) -> list[WeightFile]:
-    """The weight files of one component: one file, or the shards that an index names."""
-    try:
-        return [open_weight_file(path) for path in _weight_paths(folder)]
-    except BadFile as error:
-        raise Stop(f"{error} (reason {error.reason}). Download the base model again") from error
+def _places(found: Mapping[str, Mapping[str, Stored]]) -> dict[Site, Stored]:
+    return {
+        Site(component, path.removesuffix(".weight")): stored
+        for component, parameters in found.items()
+        for path, stored in parameters.items()
+    }
 
 
-def _weight_paths(folder: Path) -> list[Path]:
-    found = {path.name: path for path in sorted(folder.glob("*.safetensors*"))}
-    for stem in _PREFERRED:
-        for precision in ("", ".fp16"):
-            if (index := found.get(f"{stem}.safetensors.index{precision}.json")) is not None:
-                return _shards(index)
-            if (single := found.get(f"{stem}{precision}.safetensors")) is not None:
-                return [single]
-    candidates = [path for name, path in found.items() if name.endswith(".safetensors")]
-    if len(candidates) == 1:
-        return candidates
-    seen = ", ".join(found) or "no safetensors file"
-    raise Stop(f"{folder}: found {seen}; expected is one of {', '.join(f'{stem}.safetensors' for stem in _PREFERRED)}")
-
-
-def _shards(index: Path) -> list[Path]:
-    advice = "download the base model again"
-    if index.stat().st_size > _INDEX_BYTES:
-        raise Stop(f"{index}: the list of shards is larger than {_INDEX_BYTES} bytes; {advice}")
-    try:
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Stop(f"{index}: this is no list of shards ({error!r}); {advice}") from None
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise Stop(f"{index}: shard {name!r} is not a file name in the same folder; {advice}")
-    return [index.parent / name for name in sorted(names)]
+def _fingerprint(found: Mapping[str, Mapping[str, Stored]], hashes: FileHashes) -> str:
+    components = {
+        component: digest(
+            sorted(f"{path} {stored.dtype} {stored.shape} {stored.content(hashes)}" for path, stored in parts.items())
+        )
+        for component, parts in found.items()
+    }
+    return digest(f"{component} {content}" for component, content in sorted(components.items()))
 
 
 def _version(family: Family, inventory: Inventory) -> str:
-    return next((known.version for known in family.versions() if known.sites == inventory.sites), CUSTOM)
-
-
-def _digest(lines: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+    """The known version whose components, as far as they are here, have these sites."""
+    here = {site.component for site in inventory.sites}
+    for known in family.versions():
+        if {site: shape for site, shape in known.sites.items() if site.component in here} == inventory.sites:
+            return known.version
+    return CUSTOM
