@@ -207,6 +207,9 @@ def convert(  # noqa: PLR0913 - one argument per option
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="The transfer method: see docs/methods.md.")] = None,
     probe: Probe = None,
+    budget: Annotated[
+        float | None, typer.Option("--budget", metavar="SECONDS", min=0, help="How long `refresh` may take at most.")
+    ] = None,
     dialect: Annotated[
         str | None, typer.Option("--dialect", help="The dialect to write, otherwise the adapter's own.")
     ] = None,
@@ -216,7 +219,7 @@ def convert(  # noqa: PLR0913 - one argument per option
     from flows.converting import Recipe
     from flows.converting import convert as convert_one
 
-    recipe = Recipe(plan, source, target, method, probe)
+    recipe = Recipe(plan, source, target, method, probe, budget)
     raise typer.Exit(_guarded(lambda: convert_one(path, recipe, out=out, dialect=dialect, as_json=as_json)))
 
 

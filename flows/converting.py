@@ -20,6 +20,7 @@ from rich.table import Table
 
 from flows.adapter_files import adapter_files, open_bases
 from flows.destination import SUFFIX, check_destination, names_a_file, nearest_folder, put
+from flows.refreshing import NO_PLAN, REFRESH, Improved, improve
 from flows.settings import ScoreTable
 from lorax.adapter import Adapter
 from lorax.convert import Conversion, SiteReport, conversion_id, convert_adapters, norm_shares
@@ -29,11 +30,15 @@ from lorax.plan import Plan, load_plan, method_named
 from lorax.prepare import Progress as Told
 from lorax.prepare import prepare_plan_file
 from lorax.probe import ProbeSettings
-from lorax.read import read_adapter
+from lorax.read import AdapterFiles, read_adapter
+from lorax.refresh import RefreshSettings
 from lorax.weight_file import sha256_file
 from lorax.write import dialect_for, writable_dialect, write_adapter
 
+TAKES_BUDGET = (REFRESH, "auto")
 _WIDTH = 120
+_TEXTS = 64
+"""Texts that a plan is calibrated on where no probe is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Recipe:
     """Says which plan an adapter is converted by: one that is there, or what to compile one from.
 
     source beside plan: the folder of the base that the adapter was made for, for updates that depend on its weights.
+    budget: seconds that a refresh may take, None for as many steps as it has by itself.
     """
 
     plan: Path | None = None
@@ -48,6 +54,7 @@ class Recipe:
     target: Path | None = None
     method: str | None = None
     probe: Path | None = None
+    budget: float | None = None
 
 
 def make_plan(source: Path, target: Path, *, method: str, probe: Path | None, out: Path, as_json: bool) -> int:
@@ -56,6 +63,8 @@ def make_plan(source: Path, target: Path, *, method: str, probe: Path | None, ou
     out: a file (*.safetensors), or a folder, in which the plan is named by its sha256. Raises Stop for a wrong call.
     """
     check_destination(out)
+    if method == REFRESH:
+        raise Stop(NO_PLAN)
     path = _compiled(Recipe(source=source, target=target, method=method, probe=probe), out)
     plan = load_plan(path)
     without = Counter(site.reason for site in plan.sites if site.term is None)
@@ -92,14 +101,10 @@ def convert(path: Path, recipe: Recipe, *, out: Path, dialect: str | None, as_js
         writable_dialect(dialect)
     files = adapter_files(path)
     try:
-        with _plan_of(recipe, out) as plan:
-            adapter = read_adapter(files, candidates=[plan.source_base])
-            lowered = _lowered(adapter, plan, recipe)
-            (result,) = convert_adapters(plan, [lowered.adapter])
-            if isinstance(result, Unsupported):
-                raise result.at(files.name)
-            spoken = dialect or dialect_for(adapter)
-            written = _write(result, plan, adapter, out=out, dialect=spoken, stem=_stem(path, out))
+        work = _refreshed if recipe.method == REFRESH else _converted
+        with work(files, recipe, out) as done:
+            spoken = dialect or dialect_for(done.adapter)
+            written = _write(done, out=out, dialect=spoken, stem=_stem(path, out))
     except (Refused, TryLater) as problem:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"lorax: {problem} ({problem.reason})", markup=False
@@ -107,20 +112,62 @@ def convert(path: Path, recipe: Recipe, *, out: Path, dialect: str | None, as_js
         return 1
     except OSError as problem:
         raise Stop(f"{problem.filename or out}: {problem.strerror or problem}") from problem
-    facts = _facts(result, plan, lowered, spoken, written)
+    facts = _facts(done, spoken, written)
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
-        _tell(result, facts)
+        _tell(done.result, facts)
     return 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Done:
+    """An adapter as it was read, as it was lowered, and what became of it by a plan, refreshed or not."""
+
+    adapter: Adapter
+    lowered: LoweredAdapter
+    plan: Plan
+    result: Conversion
+    improved: Improved | None = None
+
+
+@contextmanager
+def _converted(files: AdapterFiles, recipe: Recipe, out: Path) -> Iterator[_Done]:
+    """Gives what a plan makes of an adapter; the plan may lie in a file that is gone afterwards."""
+    with _plan_of(recipe, out) as plan:
+        adapter = read_adapter(files, candidates=[plan.source_base])
+        lowered = _lowered(adapter, plan, recipe)
+        (result,) = convert_adapters(plan, [lowered.adapter])
+        if isinstance(result, Unsupported):
+            raise result.at(files.name)
+        yield _Done(adapter, lowered, plan, result)
+
+
+@contextmanager
+def _refreshed(files: AdapterFiles, recipe: Recipe, _out: Path) -> Iterator[_Done]:
+    """Gives what a refresh makes of an adapter."""
+    if recipe.source is None or recipe.target is None:
+        raise TypeError("a refresh runs two base models")
+    settings = RefreshSettings(read_probe(recipe.probe, method=REFRESH), seconds=recipe.budget)
+    source, target = open_bases([recipe.source, recipe.target])
+    adapter = read_adapter(files, candidates=[source.base])
+    lowered = lower_adapter(adapter, source.weight)
+    with _shown() as told:
+        try:
+            found = improve((source, target), adapter, lowered.adapter, settings, progress=told)
+        except Unsupported as problem:
+            raise problem.at(files.name) from None
+    yield _Done(adapter, lowered, found.plan, found.conversion, found)
+
+
 def read_probe(file: Path | None, *, method: str) -> ProbeSettings:
-    """Returns the probe's settings: a table [probe], or [score] of a migration file; only prompts have no default.
+    """Returns the probe's settings: a table [probe], or [score] of a migration file; relative paths are its own.
 
     Raises Stop for a method that needs a probe when there is none, and for a file that does not describe one.
     """
     if file is None:
+        if method == REFRESH:
+            return ProbeSettings(prompts=(), samples=_TEXTS)
         if method_named(method).needs != "activations":
             return ProbeSettings(prompts=())
         example = '[probe] with prompts = ["a photograph of a harbour", "a portrait of an old sailor"]'
@@ -136,13 +183,18 @@ def read_probe(file: Path | None, *, method: str) -> ProbeSettings:
         raise Stop(f"--probe {file}: {faults}. A table [probe] has {known}") from problem
     except ValueError as problem:
         raise Stop(f"--probe {file}: this is no TOML file ({problem})") from problem
-    return ProbeSettings(**table.model_dump())
+    text = str((file.parent / table.text).absolute()) if table.text else ""
+    return ProbeSettings(**{**table.model_dump(), "text": text})
 
 
 def _check_recipe(recipe: Recipe) -> None:
     needed = {"--source": recipe.source, "--target": recipe.target, "--method": recipe.method}
     if recipe.plan is None and (missing := [name for name, value in needed.items() if value is None]):
         raise Stop(f"give --plan PLAN, or --source, --target and --method; missing: {', '.join(missing)}")
+    if recipe.budget is not None and recipe.method not in TAKES_BUDGET:
+        raise Stop(
+            f"--budget is for {' and '.join(TAKES_BUDGET)}: other methods take the time they need, once per plan"
+        )
     beside = {"--target": recipe.target, "--method": recipe.method, "--probe": recipe.probe}
     if recipe.plan is not None and (surplus := [name for name, value in beside.items() if value is not None]):
         raise Stop(f"--plan says base models and method already; leave out {', '.join(surplus)}")
@@ -209,21 +261,23 @@ def _stem(path: Path, out: Path) -> str:
     return out.stem if names_a_file(out) else path.resolve().name.removesuffix(SUFFIX)
 
 
-def _write(result: Conversion, plan: Plan, adapter: Adapter, *, out: Path, dialect: str, stem: str) -> list[Path]:
+def _write(done: _Done, *, out: Path, dialect: str, stem: str) -> list[Path]:
     """Writes beside the destination first: a conversion that fails leaves nothing behind."""
+    adapter, plan = done.adapter, done.plan
     dtype = str(adapter.dtype).removeprefix("torch.")
     name = conversion_id(adapter.weights_sha256, plan=plan, target=plan.target_base, dialect=dialect, dtype=dtype)
     metadata = {"lorax_conversion_id": name, "lorax_method": plan.method, "lorax_plan": plan.plan_id}
+    if done.improved is not None:
+        metadata |= {"lorax_conversion_id": done.improved.name(name), "lorax_method": REFRESH}
     with tempfile.TemporaryDirectory(dir=nearest_folder(out), prefix=".lorax-") as scratch:
         draft = Path(scratch) / "adapter"
         base = plan.target_base
-        paths = write_adapter(result.adapter, draft, dialect=dialect, base=base, stem=stem, metadata=metadata)
+        paths = write_adapter(done.result.adapter, draft, dialect=dialect, base=base, stem=stem, metadata=metadata)
         return put(paths, draft, out)
 
 
-def _facts(
-    result: Conversion, plan: Plan, lowered: LoweredAdapter, dialect: str, written: list[Path]
-) -> dict[str, Any]:
+def _facts(done: _Done, dialect: str, written: list[Path]) -> dict[str, Any]:
+    result, plan, lowered = done.result, done.plan, done.lowered
     shares = norm_shares(result)
     return {
         "files": [{"path": str(path), "sha256": sha256_file(path)} for path in written],
@@ -239,6 +293,7 @@ def _facts(
         "dropped_norm_share": shares.dropped,
         "approximated_norm_share": lowered.lost_share() if lowered.lost else 0.0,
         "sites": [asdict(site) for site in result.sites],
+        **(done.improved.facts() if done.improved is not None else {}),
     }
 
 
@@ -261,5 +316,16 @@ def _tell(result: Conversion, facts: dict[str, Any]) -> None:
     console.print(table)
     if facts["approximated_norm_share"]:
         console.print(f"{facts['approximated_norm_share']:.2%} of norm² was lost in writing the changes as LoRA")
+    if "divergence_gain" in facts:
+        _tell_refresh(console, facts)
     console.print("Not scored: how much of the effect is left is only known to `lorax migrate`.", markup=False)
     sys.stdout.write("".join(f"{each['path']}\n" for each in facts["files"]))
+
+
+def _tell_refresh(console: Console, facts: dict[str, Any]) -> None:
+    """Prints what a refresh reached, in one line for each figure."""
+    gain, drift = facts["divergence_gain"], facts["drift"]
+    end = ", stopped by hand" if facts["stopped_by_hand"] else ""
+    console.print(f"refreshed from {facts['started_from']}: {facts['steps']} steps, {facts['seconds']} s{end}")
+    console.print(f"divergence gain on held-out samples  {gain['before']:.3f} -> {gain['after']:.3f}")
+    console.print(f"drift on neutral samples             {drift['before']:.3f} -> {drift['after']:.3f}")

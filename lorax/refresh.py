@@ -8,7 +8,7 @@ predictions are learnt instead of the samples, and nothing is filtered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,6 +22,8 @@ from lorax.refresh_teacher import Memory, Teacher
 from lorax.running_model import RunningModel
 
 Progress = Callable[[str, int, int], None]
+Starts = Adapter | Mapping[str, Adapter]
+"""What to start from: a transferred adapter, or several by name, of which the best is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class RefreshSettings:
     steps: int = 300
     seconds: float | None = None
     batch: int = 8
-    rate: float = 4e-3
+    rate: float = 8e-3
     up_rate: float = 1.0
     warm_up: int = 10
     mix: float = 0.25
@@ -70,11 +72,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refreshed:
-    """The best adapter that a refresh came by, all checks, the first of them of the start, and the best one."""
+    """The best adapter that a refresh came by, all checks, the first of them of the start, and the best one.
+
+    starts: divergence gain of every start that there was to choose from; started_from: the name of the chosen one.
+    """
 
     adapter: Adapter
     history: tuple[Check, ...]
     best: Check
+    starts: Mapping[str, float]
+    started_from: str
 
     @property
     def start(self) -> Check:
@@ -95,7 +102,7 @@ def refresh(
     source: RunningModel,
     target: RunningModel,
     adapter: Adapter,
-    start: Adapter,
+    start: Starts,
     settings: RefreshSettings,
     *,
     progress: Progress = quiet,
@@ -103,7 +110,8 @@ def refresh(
 ) -> Refreshed:
     """Returns an adapter for the target that says what source+adapter says, on held-out samples no worse than `start`.
 
-    adapter: of the source, of any algorithm; start: of the target, low-rank. The result has the sites, ranks, scales
+    adapter: of the source, of any algorithm; start: of the target, low-rank; of several the one with the
+    highest divergence gain on held-out samples. The result has the sites, ranks, scales
     and vectors of `start`, factors float32. stop: asked before every step; True ends the budget. Equal input gives
     equal bytes on one machine where neither `seconds` nor `stop` ends it. Raises Stop for models whose outputs cannot
     be compared and for diffusion models without prompts, TypeError for a start that was not lowered.
@@ -115,7 +123,7 @@ def refresh(
 def refresh_many(
     source: RunningModel,
     target: RunningModel,
-    pairs: Sequence[tuple[Adapter, Adapter]],
+    pairs: Sequence[tuple[Adapter, Starts]],
     settings: RefreshSettings,
     *,
     progress: Progress = quiet,
@@ -144,12 +152,11 @@ class _Shared:
 class _Refresh:
     """The refresh of one adapter."""
 
-    def __init__(self, shared: _Shared, adapter: Adapter, start: Adapter, progress: Progress) -> None:
+    def __init__(self, shared: _Shared, adapter: Adapter, starts: Starts, progress: Progress) -> None:
         self._began = time.perf_counter()
         self._shared, self._settings, self._progress = shared, shared.settings, progress
         source, target, settings = shared.source, shared.target, shared.settings
         self._teacher = Teacher(source, target, adapter, mix=settings.mix)
-        self._student = Student(start, device=target.device)
         self._memory = Memory(settings.memory)
         count = replace(settings.probe, samples=settings.samples + settings.held_out)
         progress("draw samples", 0, 1)
@@ -160,6 +167,10 @@ class _Refresh:
         self._held_out = Exam.of(target, probe, Teacher(source, target, adapter, mix=0.0))
         self._without = self._held_out.divergence(None)
         self._lessons = Lessons(source, drawn[held:], prompts[held:], settings=settings.probe)
+        named = {"": starts} if isinstance(starts, Adapter) else dict(starts)
+        self._starts = {name: self._gain(start) for name, start in named.items()}
+        self._started_from = max(self._starts, key=self._starts.__getitem__)
+        self._student = Student(named[self._started_from], device=target.device)
 
     def done(self, stop: Callable[[], bool]) -> Refreshed:
         """Trains to the end of the budget, and gives the best state that a check has seen."""
@@ -179,7 +190,7 @@ class _Refresh:
             if history[-1].gain > best.gain:
                 best, kept = history[-1], self._student.copied()
         self._progress("refresh", self._settings.steps, self._settings.steps)
-        return Refreshed(kept, tuple(history), best)
+        return Refreshed(kept, tuple(history), best, self._starts, self._started_from)
 
     def _trained(self, stop: Callable[[], bool]) -> Iterator[int]:
         """Takes one step after the other and gives their number, from 1, until the budget is spent."""
@@ -214,9 +225,12 @@ class _Refresh:
 
     def _check(self, step: int) -> Check:
         adapter = self._student.adapter()
-        gain = 1 - self._held_out.divergence(adapter) / max(self._without, 1e-30)
         neutral = self._shared.neutral
-        return Check(step, self._elapsed(), gain, neutral.divergence(adapter) / max(neutral.size(), 1e-30))
+        drift = neutral.divergence(adapter) / max(neutral.size(), 1e-30)
+        return Check(step, self._elapsed(), self._gain(adapter), drift)
+
+    def _gain(self, adapter: Adapter) -> float:
+        return 1 - self._held_out.divergence(adapter) / max(self._without, 1e-30)
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._began

@@ -89,7 +89,8 @@ class Exam:
 
 def own_samples(source: RunningModel, adapter: Adapter, settings: ProbeSettings) -> tuple[Tensor, tuple[str, ...]]:
     """Returns samples that source+adapter draws for the adapter's own words, and the prompt of each."""
-    prompts = prompts_for(settings, adapter.trigger_words)
+    words = [word for word in adapter.trigger_words if word not in settings.prompts]
+    prompts = prompts_for(settings, words)
     with source.patched(adapter):
         return source.samples(prompts, settings=settings, seed=settings.seed + _OWN_CHANCE), prompts
 
