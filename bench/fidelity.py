@@ -181,21 +181,27 @@ class Results:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        stored = json.loads(file.read_text(encoding="utf-8"))["cells"] if file.exists() else []
-        self.cells = {cell.key: cell for cell in (Cell(**each) for each in stored)}
+        stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        self.cells = {cell.key: cell for cell in (Cell(**each) for each in stored.get("cells", ()))}
+        self.nothing = {(target, method) for target, method in stored.get("nothing", ())}
 
     def has(self, target: str, method: str) -> bool:
         """Tells whether a method was measured on a pair."""
-        return any(cell.target == target and cell.method == method for cell in self.cells.values())
+        known = {(cell.target, cell.method) for cell in self.cells.values()} | self.nothing
+        return (target, method) in known
 
-    def add(self, found: Sequence[Cell]) -> None:
-        """Keeps cells."""
+    def add(self, target: str, method: str, found: Sequence[Cell]) -> None:
+        """Keeps the cells of a method on a pair, or that it carries nothing there."""
         self.cells |= {cell.key: cell for cell in found}
+        self.nothing = self.nothing - {(target, method)} | (set() if found else {(target, method)})
         made_with = {"lorax": __version__, "torch": torch.__version__, "machine": platform.machine()}
         made_with["threads"] = str(torch.get_num_threads())
         ordered = [asdict(self.cells[key]) for key in sorted(self.cells)]
         self.file.parent.mkdir(exist_ok=True)
-        self.file.write_text(json.dumps({"made_with": made_with, "cells": ordered}, indent=1) + "\n", encoding="utf-8")
+        self.file.write_text(
+            json.dumps({"made_with": made_with, "nothing": sorted(self.nothing), "cells": ordered}, indent=1) + "\n",
+            encoding="utf-8",
+        )
 
 
 def measure(pair: Pair, methods: Sequence[str], results: Results, *, again: bool) -> None:
@@ -210,9 +216,9 @@ def measure(pair: Pair, methods: Sequence[str], results: Results, *, again: bool
         else:
             made = refreshed(pair) if method == REFRESH else made_by_plan(pair, method)
             found = [cell for subject in pair.example.subjects for cell in cells(pair, subject, method, made, common)]
-        results.add(found)
-        mean = sum(cell.lift for cell in found) / max(1, len(found))
-        print(f"{pair.name} {method}: mean R {mean:.3f} of {len(found)}", flush=True)
+        results.add(pair.name, method, found)
+        mean = f"mean R {sum(cell.lift for cell in found) / len(found):.3f}" if found else "carries nothing"
+        print(f"{pair.name} {method}: {mean}, {len(found)} adapters", flush=True)
 
 
 def refreshed(pair: Pair) -> Made:

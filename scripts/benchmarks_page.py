@@ -56,6 +56,8 @@ def _fidelity(stored: Mapping[str, Any]) -> Iterable[str]:
         controls = {cell.method for cell in own if cell.control}
         yield f"### {own[0].source} → {target}: {own[0].relation}"
         yield _table(COLUMNS, [[_named(row[0], controls), *row[1:]] for row in rows_of(own)])
+        if without := [f"`{method}`" for place, method in stored["nothing"] if place == target]:
+            yield f"No site of these adapters fits the target by {', '.join(without)}."
 
 
 def _task(cell: Cell) -> str:
