@@ -119,9 +119,15 @@ def _fingerprint(found: Mapping[str, Mapping[str, Stored]], hashes: FileHashes) 
 
 
 def _version(family: Family, inventory: Inventory) -> str:
-    """The known version whose components, as far as they are here, have these sites."""
+    """The known version whose components, as far as they are here, have these sites.
+
+    A text encoder may lack some: files of Stable Diffusion 3 leave out a projection that is an identity.
+    """
     here = {site.component for site in inventory.sites}
     for known in family.versions():
-        if {site: shape for site, shape in known.sites.items() if site.component in here} == inventory.sites:
+        wanted = {site: shape for site, shape in known.sites.items() if site.component in here}
+        missing = wanted.keys() - inventory.sites.keys()
+        rest = {site: shape for site, shape in wanted.items() if site not in missing}
+        if rest == inventory.sites and all(site.component.startswith("text_encoder") for site in missing):
             return known.version
     return CUSTOM

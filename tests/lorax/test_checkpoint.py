@@ -172,3 +172,59 @@ def test_a_known_inventory_gives_its_version() -> None:
 
     assert _version(replace(family, versions=lambda: (known,)), Inventory(dict(known.sites))) == "small"
     assert _version(family, Inventory({Site("unet", "conv_in"): SiteShape(1, 1)})) == CUSTOM
+
+
+def test_a_shard_that_is_missing_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    folder = into_shards(write_base_folder(tmp_path / "small"))
+    (folder / "unet" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+
+    with pytest.raises(Stop, match=r"1 of its 2 files are missing \(diffusion_pytorch_model-00002.*download"):
+        open_checkpoint(folder, name="small")
+
+
+def test_a_shard_that_ends_early_stops_the_run(tmp_path: Path) -> None:
+    folder = into_shards(write_base_folder(tmp_path / "small"))
+    shard = folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-4])
+
+    with pytest.raises(Stop, match=r"00001-of-00002.*truncated.*ownload"):
+        open_checkpoint(folder, name="small")
+
+
+def test_a_shard_of_another_model_stops_the_run(tmp_path: Path) -> None:
+    folder = into_shards(write_base_folder(tmp_path / "small"))
+    shard = folder / "unet" / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    tensors = tensors_of(shard)
+    write_weight_file(shard, dict(list(tensors.items())[1:]))
+
+    with pytest.raises(Stop, match=rf"holds {len(tensors) - 1} tensors where {len(tensors)} are listed"):
+        open_checkpoint(folder, name="small")
+
+
+def test_shards_without_their_list_are_not_taken_for_a_model(tmp_path: Path) -> None:
+    folder = into_shards(write_base_folder(tmp_path / "small"))
+    (folder / f"{UNET_FILE}.index.json").unlink()
+
+    with pytest.raises(Stop, match=r"index\.json.*is missing"):
+        open_checkpoint(folder, name="small")
+
+
+def test_tensors_that_follow_from_the_configuration_are_no_content(tmp_path: Path) -> None:
+    plain = open_checkpoint(write_base_folder(tmp_path / "plain"), name="plain").base
+    folder = write_base_folder(tmp_path / "more")
+    path = folder / "text_encoder" / "model.safetensors"
+    write_weight_file(path, tensors_of(path) | {"text_model.embeddings.position_ids": torch.arange(7)[None]})
+
+    found = open_checkpoint(folder, name="more").base
+
+    assert found.fingerprint == plain.fingerprint
+    assert found.parameters == plain.parameters
+    assert found.file_hashes != plain.file_hashes
+
+
+def test_the_hash_of_each_file_is_that_of_its_bytes(tmp_path: Path) -> None:
+    folder = into_shards(write_base_folder(tmp_path / "small"))
+
+    found = open_checkpoint(folder, name="small").base.file_hashes
+
+    assert set(found) == {sha256_file(path) for path in folder.rglob("*.safetensors")}
