@@ -186,13 +186,18 @@ class _Stack:
     def squares(self) -> Tensor:
         """Gives ||up·down||^2 of each update, without its scale, from (rank, rank) Gram matrices: no product forms."""
         count, ranks = len(self.updates), {update.rank for update in self.updates}
-        if count > 1 and (len(ranks) > 1 or "ups" not in self.__dict__):
-            return torch.cat([_Stack([update]).squares() for update in self.split()])
+        if len(ranks) > 1 or "ups" not in self.__dict__:
+            return torch.stack([_square(update) for update in self.split()])
         rank = ranks.pop()
         ups = self.ups.reshape(-1, count, rank).movedim(1, 0)
         downs = self.downs.reshape(count, rank, -1)
         squares: Tensor = ((ups.mT @ ups) * (downs @ downs.mT)).sum((1, 2))
         return squares.clamp_min(0)
+
+
+def _square(update: LowRank) -> Tensor:
+    up, down = _joined_up([update.up], 1), _joined_up([update.down], 0)
+    return torch.dot((up.mT @ up).view(-1), (down @ down.mT).view(-1)).clamp_min_(0)
 
 
 def _joined_up(factors: Sequence[Tensor], dim: int) -> Tensor:

@@ -130,7 +130,7 @@ def _by_spelling(container: Container, dialect: Dialect) -> dict[str, dict[str, 
     respell = dialect.respell(container) or (lambda spelling: spelling)
     found: dict[str, dict[str, TensorEntry]] = {}
     for name, entry in container.file.tensors.items():
-        spelling, role = dialect.split(name)
+        spelling, role = _split(dialect, name)
         roles = found.setdefault(respell(spelling), {})
         if role == "diff" and len(entry.shape) == 1:
             role = "weight_diff"
@@ -139,6 +139,12 @@ def _by_spelling(container: Container, dialect: Dialect) -> dict[str, dict[str, 
             raise BadFile("duplicate-tensor", f"{seen} are the same part of a module")
         roles[role] = entry
     return found
+
+
+@lru_cache(maxsize=2**14)
+def _split(dialect: Dialect, name: str) -> tuple[str, str]:
+    """What a name says, remembered: the files of one catalogue share their names."""
+    return dialect.split(name)
 
 
 def _left_out(by_spelling: dict[str, dict[str, TensorEntry]], dialect: Dialect) -> Iterator[tuple[str, str]]:

@@ -37,7 +37,7 @@ def for_file(tensors: Mapping[str, Tensor], *, dtype: torch.dtype) -> dict[str, 
     """Gives the tensors of a module, by role, in the element type asked for; those that hold no floats stay.
 
     Where half precision would overflow or lose small values of a pair of low-rank factors, a power of two moves from
-    one factor to the other, which is exact.
+    one factor to the other, which is exact. Tensors that are of that type already stay as they are.
     """
     balanced = dict(tensors)
     for first, second in _PAIRS:
@@ -94,7 +94,8 @@ def _times(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     carrier = next((role for role in _CARRIERS if role in tensors), None)
     if carrier is None:
         raise ValueError(f"none of {sorted(tensors)} can take a scale; its algorithm may not have one")
-    return {**tensors, carrier: tensors[carrier] * scale}
+    factor = tensors[carrier]
+    return {**tensors, carrier: (factor.float() if factor.itemsize < 4 else factor) * scale}
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,7 +103,7 @@ def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _balanced(up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    if dtype != torch.float16:
+    if dtype != torch.float16 or up.dtype == down.dtype == dtype:
         return up, down
     largest = [max(abs(float(end)) for end in factor.aminmax()) for factor in (up, down)]
     if not all(0 < size < math.inf for size in largest):

@@ -116,7 +116,9 @@ class _Reader:
         self._examination = examination
         self._base = base
         self._strength: Strength = examination.dialect.strength(examination.container)
-        self._keeps_halves = isinstance(examination.container.file, LoadedFile)
+        file = examination.container.file
+        self._keeps_halves = isinstance(file, LoadedFile)
+        self._is_finite = isinstance(file, LoadedFile) and file.is_finite()
 
     def take(self, module: Module, named: NamedModule) -> None:
         """Reads one module."""
@@ -142,9 +144,8 @@ class _Reader:
         is_lora = module.algorithm is not None and module.algorithm.name == "lora"
         return is_lora and "mid" not in module.entries and self._examination.expansion is None
 
-    @staticmethod
-    def _checked(name: str, tensor: Tensor) -> Tensor:
-        if count := count_non_finite(tensor):
+    def _checked(self, name: str, tensor: Tensor) -> Tensor:
+        if not self._is_finite and (count := count_non_finite(tensor)):
             raise BadFile("non-finite", f"{count} of {tensor.numel()} values of tensor {name!r} are NaN or infinite")
         return tensor
 

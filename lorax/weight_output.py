@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -93,7 +94,7 @@ def write_weight_file(path: Path, tensors: Mapping[str, Tensor | Stored], *, met
     OSError when the disk refuses; then no file is left behind.
     """
     ordered = _laid_out(tensors)
-    return write_file(path, chain([_start(ordered, metadata)], map(_bytes_of, ordered.values())))
+    return write_file(path, chain([_start(_described(ordered), metadata)], map(_bytes_of, ordered.values())))
 
 
 def write_file(path: Path, pieces: Iterable[Piece]) -> str:
@@ -114,8 +115,9 @@ def write_hashed(
     """
     ordered = _laid_out(tensors)
     pieces = list(map(_bytes_of, ordered.values()))
+    described = _described(ordered)
     entries = {**metadata, hash_entry: _NO_HASH} if hash_entry else metadata
-    start = _start(ordered, entries)
+    start = _start(described, entries)
     whole, weights = hashlib.sha256(), hashlib.sha256()
     with _appearing(path) as descriptor:
         if not hash_entry:
@@ -124,7 +126,7 @@ def write_hashed(
         os.lseek(descriptor, len(start), os.SEEK_SET)
         _pour(descriptor, pieces, [weights] if hash_entry else [weights, whole])
         if hash_entry:
-            start = _start(ordered, {**entries, hash_entry: weights.hexdigest()})
+            start = _start(described, {**entries, hash_entry: weights.hexdigest()})
         os.pwrite(descriptor, start, 0)
         with _meanwhile(1) as elsewhere:
             synced = elsewhere(os.fsync, descriptor)
@@ -141,6 +143,7 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+@cache
 def element_type(dtype: torch.dtype) -> str:
     """Gives safetensors' name of a torch element type. Raises ValueError when there is none."""
     short = str(dtype).removeprefix("torch.")
@@ -153,23 +156,33 @@ def element_type(dtype: torch.dtype) -> str:
 
 
 def _laid_out(tensors: Mapping[str, _Source]) -> dict[str, _Source]:
-    kinds = {dtype: element_type(dtype) for dtype in {tensor.dtype for tensor in tensors.values()}}
-    keys = {name: (_LAYOUT.index(kinds[tensor.dtype]), name) for name, tensor in tensors.items()}
+    kinds = {dtype: _LAYOUT.index(element_type(dtype)) for dtype in {tensor.dtype for tensor in tensors.values()}}
+    keys = {name: (kinds[tensor.dtype], name) for name, tensor in tensors.items()}
     return {name: tensors[name] for name in sorted(tensors, key=keys.__getitem__)}
 
 
-def _start(ordered: Mapping[str, _Source], metadata: Mapping[str, str]) -> bytes:
-    """What comes before the weights: the length of the header and the header, padded to whole eights."""
-    fields: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+def _described(ordered: Mapping[str, _Source]) -> str:
+    """What the header says of the tensors, without the braces around it."""
+    fields: dict[str, object] = {}
     position = 0
     for name, tensor in ordered.items():
         dtype = element_type(tensor.dtype)
         end = position + tensor.numel() * ELEMENT_BYTES[dtype]
         fields[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [position, end]}
         position = end
-    header = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    return _compact(fields)[1:-1]
+
+
+def _start(described: str, metadata: Mapping[str, str]) -> bytes:
+    """What comes before the weights: the length of the header and the header, padded to whole eights."""
+    own = _compact({"__metadata__": dict(sorted(metadata.items()))})[1:-1] if metadata else ""
+    header = f"{{{','.join(part for part in (own, described) if part)}}}".encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
+
+
+def _compact(fields: Mapping[str, object]) -> str:
+    return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
 
 def _bytes_of(source: _Source) -> memoryview:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from lorax.weight_file import WrittenFile, write_file, write_hashed
 FALLBACK = "diffusers"
 """The dialect of conversions of adapters whose own dialect is only read."""
 _SHOWN = 3
+_BYTES_OF_HALVES = 2
 
 
 def write_adapter(
@@ -51,8 +52,9 @@ def write_adapter_files(
         raise Refused("all-zero", f"no update is left of {stem!r}, so there is nothing to write", where=str(folder))
     modules, vectors = encode_modules(adapter, base, spoken)
     encoded = spoken.pack(modules, vectors, Writing(adapter, base, stem, adapter.dtype)) if spoken.pack else []
+    known = set(_halves(adapter))
     for file in encoded:
-        _refuse_overflow(file, folder)
+        _refuse_overflow(file, folder, known)
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(written for file in encoded for written in _write(file, folder, metadata))
 
@@ -131,9 +133,16 @@ def _encode(update: Update, named: NamedModule, base: BaseModel, dialect: Dialec
     return "lora", encode(factors)
 
 
-def _refuse_overflow(file: EncodedFile, folder: Path) -> None:
+def _halves(adapter: Adapter) -> Iterator[int]:
+    """Where factors lie that are as a file held them, and so were looked at when it was read: only those are halves."""
+    for update in adapter.updates.values():
+        if isinstance(update, LowRank):
+            yield from (factor.data_ptr() for factor in (update.up, update.down) if factor.itemsize == _BYTES_OF_HALVES)
+
+
+def _refuse_overflow(file: EncodedFile, folder: Path, known: Collection[int]) -> None:
     for name, tensor in file.tensors.items():
-        if count_non_finite(tensor):
+        if tensor.data_ptr() not in known and count_non_finite(tensor):
             message = f"tensor {name!r} holds values that {tensor.dtype} cannot; write it in float32"
             raise Refused("non-finite", message, where=str(folder / file.name))
 

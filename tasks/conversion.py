@@ -16,16 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
-from catalogs.store import sha256_file, sync_folder
+from catalogs.store import sync_folder
 from lorax.adapter import Adapter
 from lorax.base_model import BaseModel
 from lorax.checkpoint import Checkpoint
 from lorax.convert import Conversion, conversion_id, convert_adapters, norm_shares
 from lorax.errors import Unsupported
+from lorax.loaded_file import Allocate
 from lorax.lowering import LoweredAdapter, lower_adapter
 from lorax.plan import Plan
-from lorax.weight_file import open_weight_file
-from lorax.write import dialect_for, write_adapter
+from lorax.streaming import Done, streamed
+from lorax.write import dialect_for, write_adapter_files
 from tasks.bases import BaseFolder, candidates, open_base
 from tasks.border import Ended, attempt
 from tasks.crash_points import AFTER_CONVERSION_STAGED, crash_point
@@ -72,6 +73,14 @@ class _Work:
         return self.dialect or dialect_for(adapter)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """An adapter that is ready to be converted, and the id of its conversion."""
+
+    lowered: LoweredAdapter
+    name: str
+
+
 def convert_shard(
     items: Sequence[ConvertItem],
     *,
@@ -88,27 +97,27 @@ def convert_shard(
     opened = {base["name"]: open_base(base) for base in bases if base["name"] in {plan["source"], plan["target"]}}
     source, target = opened[plan["source"]], opened[plan["target"]].base
     work = _Work(open_plan(plan["path"]), plan["method"], source, target, Path(conversions), dialect)
-    records: dict[str, Converted] = {}
-    waiting: list[tuple[ConvertItem, LoweredAdapter, str]] = []
-    for item in items:
-        adapter = attempt(partial(read_stored, item["files"], item["entry"], known))
-        if isinstance(adapter, Ended):
-            records[item["entry_key"]] = _over(item, adapter)
-            continue
-        name = identity(adapter, work.plan, target, dialect=work.spoken(adapter))
-        staged = find_staged(work.folder, name)
-        if staged is not None:
-            records[item["entry_key"]] = _done(item, name, staged)
-            continue
-        lowered = attempt(partial(lower_adapter, adapter, source.weight))
-        if isinstance(lowered, Ended):
-            records[item["entry_key"]] = _over(item, lowered)
-        else:
-            waiting.append((item, lowered, name))
-    for (item, lowered, name), result in zip(waiting, _convert_batch(work, waiting), strict=True):
-        records[item["entry_key"]] = _stage(work, item, lowered, name, result)
-        tick("convert")
-    return [records[item["entry_key"]] for item in items]
+    return list(
+        streamed(
+            items,
+            size=lambda item: sum(file["size"] for file in item["files"]),
+            read=partial(_read, work, known),
+            compute=partial(_convert_batch, work),
+            write=partial(_stage, work),
+        )
+    )
+
+
+def _read(work: _Work, known: Sequence[BaseModel], item: ConvertItem, into: Allocate) -> _Waiting | Done[Converted]:
+    adapter = attempt(partial(read_stored, item["files"], item["entry"], known, into=into))
+    if isinstance(adapter, Ended):
+        return Done(_over(item, adapter))
+    name = identity(adapter, work.plan, work.target, dialect=work.spoken(adapter))
+    staged = find_staged(work.folder, name)
+    if staged is not None:
+        return Done(_done(item, name, staged))
+    lowered = attempt(partial(lower_adapter, adapter, work.source.weight))
+    return Done(_over(item, lowered)) if isinstance(lowered, Ended) else _Waiting(lowered, name)
 
 
 def identity(adapter: Adapter, plan: Plan, target: BaseModel, *, dialect: str) -> str:
@@ -131,11 +140,9 @@ def staged_files(conversions: Path, name: str) -> Path:
     return conversions / name / FILES
 
 
-def _convert_batch(
-    work: _Work, waiting: Sequence[tuple[ConvertItem, LoweredAdapter, str]]
-) -> list[Conversion | Unsupported | Ended]:
+def _convert_batch(work: _Work, waiting: Sequence[_Waiting]) -> list[Conversion | Unsupported | Ended]:
     """Converts all at once; should that fail, one by one, so that the culprit ends alone."""
-    adapters = [lowered.adapter for _, lowered, _ in waiting]
+    adapters = [one.lowered.adapter for one in waiting]
     together = attempt(lambda: convert_adapters(work.plan, adapters, target=work.target))
     if not isinstance(together, Ended):
         return list(together)
@@ -146,28 +153,33 @@ def _convert_alone(work: _Work, adapter: Adapter) -> Conversion | Unsupported:
     return convert_adapters(work.plan, [adapter], target=work.target)[0]
 
 
-def _stage(
-    work: _Work, item: ConvertItem, lowered: LoweredAdapter, name: str, result: Conversion | Unsupported | Ended
-) -> Converted:
+def _stage(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion | Unsupported | Ended) -> Converted:
+    record = _staged(work, item, waiting, result)
+    tick("convert")
+    return record
+
+
+def _staged(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion | Unsupported | Ended) -> Converted:
     if isinstance(result, Ended):
         return _over(item, result)
-    body = attempt(lambda: _write(work, item, lowered, name, result))
+    # Another entry of this shard may be the same adapter.
+    staged = find_staged(work.folder, waiting.name)
+    body = attempt(lambda: _write(work, item, waiting, result)) if staged is None else staged
     crash_point(AFTER_CONVERSION_STAGED)
-    return _over(item, body) if isinstance(body, Ended) else _done(item, name, body)
+    return _over(item, body) if isinstance(body, Ended) else _done(item, waiting.name, body)
 
 
-def _write(
-    work: _Work, item: ConvertItem, lowered: LoweredAdapter, name: str, result: Conversion | Unsupported
-) -> dict[str, Any]:
+def _write(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion | Unsupported) -> dict[str, Any]:
     """Writes a conversion into a draft folder and gives it its name; returns what `conversion.json` holds."""
     if isinstance(result, Unsupported):
         raise result
     began = time.monotonic()
+    lowered, name = waiting.lowered, waiting.name
     adapter, dialect = lowered.adapter, work.spoken(lowered.adapter)
     draft = work.folder / f".{name}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     (draft / FILES).mkdir(parents=True)
-    paths = write_adapter(
+    written = write_adapter_files(
         result.adapter,
         draft / FILES,
         dialect=dialect,
@@ -185,14 +197,10 @@ def _write(
         "source": work.source.base.name,
         "target": work.target.name,
         "dialect": dialect,
-        "weights_sha256_out": open_weight_file(paths[0]).weights_sha256(),
+        "weights_sha256_out": written[0].weights_sha256,
         "files": [
-            {
-                "name": path.relative_to(draft / FILES).as_posix(),
-                "sha256": sha256_file(path),
-                "size": path.stat().st_size,
-            }
-            for path in paths
+            {"name": file.path.relative_to(draft / FILES).as_posix(), "sha256": file.sha256, "size": file.size}
+            for file in written
         ],
         "kept_norm": shares.kept,
         "dropped_norm_share": shares.dropped,

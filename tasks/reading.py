@@ -13,6 +13,7 @@ from catalogs.errors import TryLater
 from catalogs.store import Store
 from lorax.adapter import Adapter
 from lorax.base_model import BaseModel
+from lorax.loaded_file import Allocate, fresh_memory
 from lorax.read import AdapterFiles, read_adapter
 from tasks.bases import BaseFolder, candidates
 from tasks.border import BAD_FILE, Ended, attempt
@@ -41,7 +42,7 @@ def _fetch(item: Found, known: Sequence[BaseModel], store: Store | None) -> Fetc
     crash_point(AFTER_STORE)
     if isinstance(stored, Ended):
         return Fetched(entry_key=item["entry_key"], files=[], adapter=None, ended=stored)
-    described = attempt(lambda: _describe(read_stored(stored, item["entry"], known)))
+    described = attempt(lambda: _describe(read_stored(stored, item["entry"], known, into=fresh_memory)))
     tick("read")
     problem = described if isinstance(described, Ended) else _contradiction(item)
     adapter = None if problem or isinstance(described, Ended) else described
@@ -67,14 +68,20 @@ def _stored(file: FoundFile, store: Store | None) -> FoundFile:
     return FoundFile(role=file["role"], path=str(placed.path), sha256=placed.sha256, size=placed.size_bytes)
 
 
-def read_stored(files: Sequence[FoundFile], entry: dict[str, Any], known: Sequence[BaseModel]) -> Adapter:
-    """Returns the adapter in an entry's files; raises lorax.errors.Refused for every reason not to."""
+def read_stored(
+    files: Sequence[FoundFile], entry: dict[str, Any], known: Sequence[BaseModel], *, into: Allocate | None = None
+) -> Adapter:
+    """Returns the adapter in an entry's files; raises lorax.errors.Refused for every reason not to.
+
+    into: gives the memory that the file is read into, as in read_adapter.
+    """
     words = CatalogEntry.from_json(entry)
     paths = {file["role"]: Path(file["path"]) for file in files}
     return read_adapter(
         AdapterFiles(weights=paths[WEIGHTS], config=paths.get(CONFIG), name=spoken_name(words)),
         candidates=known,
         labels=(words.base_label,) if words.base_label else (),
+        into=into,
     )
 
 
