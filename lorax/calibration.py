@@ -1,13 +1,15 @@
-"""Runs a probe through both bases of a pair and sums what `calibrated` needs to know at every site.
+"""Runs a probe through both bases of a pair and sums what methods that need activations know of every site.
+
+The rows of the second half of every batch are summed apart as well: fitted on one half, judged on the other.
 
 Cost per probe row: one forward and `directions` backward passes of each base; memory: the activations of one batch and
-four matrices per pair of sites.
+eight matrices per pair of sites.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -59,7 +61,7 @@ def _same(pulls: list[Tensor], _output: Tensor) -> list[Tensor]:
 def _listen(
     model: RunningModel, sites: list[Site], *, probe: Probe, rows: slice, pulls: Callable[[Tensor], list[Tensor]]
 ) -> tuple[dict[Site, tuple[Tensor, Tensor]], list[Tensor]]:
-    """Returns inputs (n, in) and gradients (n·directions, out) of each site's module for one batch, and the pulls.
+    """Returns inputs (n, in) and gradients (directions, n, out) of each site's module for one batch, and the pulls.
 
     The gradient is of <pull, model output> with respect to the module's output; pulls(output) are the same for both
     bases, so the two gradients speak about the same change of what the model says.
@@ -78,7 +80,7 @@ def _listen(
         for site, gradient in zip(reached, pulled, strict=True):
             if gradient is not None:
                 gradients[site].append(as_rows(gradient))
-    found = {site: (heard[site].inputs, torch.cat(gradients[site])) for site in reached if gradients[site]}
+    found = {site: (heard[site].inputs, torch.stack(gradients[site])) for site in reached if gradients[site]}
     return found, chosen
 
 
@@ -99,14 +101,32 @@ def as_rows(activation: Tensor) -> Tensor:
 def _add(
     sums: dict[Site, SiteStatistics], site: Site, there: tuple[Tensor, Tensor], here: tuple[Tensor, Tensor]
 ) -> None:
-    """Adds one batch's Gram and cross products to a site's sums."""
+    """Adds one batch's Gram and cross products to a site's sums, its second half to those that are held out."""
     (inputs_t, gradients_t), (inputs_s, gradients_s) = there, here
-    if len(inputs_t) != len(inputs_s) or len(gradients_t) != len(gradients_s):
+    if len(inputs_t) != len(inputs_s) or gradients_t.shape[:2] != gradients_s.shape[:2]:
         return  # pictures of different size (another stride): rows cannot be paired
-    found = SiteStatistics(
+    halves = [
+        _products(
+            *(_half(rows, second=second).flatten(0, -2) for rows in (inputs_t, inputs_s, gradients_t, gradients_s))
+        )
+        for second in (False, True)
+    ]
+    found = halves[0].plus(replace(halves[1], held_out=halves[1]))
+    sums[site] = sums[site].plus(found) if site in sums else found
+
+
+def _half(rows: Tensor, *, second: bool) -> Tensor:
+    """Returns the first or second half of the rows, (..., n, width)."""
+    middle = rows.shape[-2] // 2
+    return rows[..., middle:, :] if second else rows[..., :middle, :]
+
+
+def _products(inputs_t: Tensor, inputs_s: Tensor, gradients_t: Tensor, gradients_s: Tensor) -> SiteStatistics:
+    return SiteStatistics(
         input_gram=(inputs_t.T @ inputs_t).double(),
         input_cross=(inputs_t.T @ inputs_s).double(),
         output_gram=(gradients_t.T @ gradients_t).double(),
         output_cross=(gradients_t.T @ gradients_s).double(),
+        input_energy=float(inputs_s.square().sum()),
+        output_energy=float(gradients_s.square().sum()),
     )
-    sums[site] = sums[site].plus(found) if site in sums else found

@@ -25,27 +25,49 @@ class SiteStatistics:
 
     input_gram (in_t, in_t) = X_t^T X_t and input_cross (in_t, in_s) = X_t^T X_s over the inputs of the site's module;
     output_gram (out_t, out_t) and output_cross (out_t, out_s) the same over gradients of the model's output with
-    respect to the module's output. Convolutions are summed over pixels, per channel.
+    respect to the module's output. Convolutions are summed over pixels, per channel. input_energy = ||X_s||^2 and
+    output_energy the same of the source's gradients.
+    held_out: the part of the same sums that comes from every other half batch, where it was kept apart.
     """
 
     input_gram: Tensor
     input_cross: Tensor
     output_gram: Tensor
     output_cross: Tensor
+    input_energy: float
+    output_energy: float
+    held_out: SiteStatistics | None = None
 
     def plus(self, other: SiteStatistics) -> SiteStatistics:
-        """Returns the sums over both probes."""
-        return SiteStatistics(
-            self.input_gram + other.input_gram,
-            self.input_cross + other.input_cross,
-            self.output_gram + other.output_gram,
-            self.output_cross + other.output_cross,
-        )
+        """Returns the sums over both probes; what was held out of either is held out of both."""
+        parts = [part for part in (self.held_out, other.held_out) if part is not None]
+        return self._with(other, 1, parts[0].plus(parts[1]) if len(parts) == 2 else next(iter(parts), None))
+
+    def rest(self) -> SiteStatistics | None:
+        """Returns the sums without what was held out: to fit on, for the held-out part to judge; None without one."""
+        return self._with(self.held_out, -1, None) if self.held_out is not None else None
 
     def on_cpu(self) -> SiteStatistics:
         """Returns the same sums in main memory, where plans are compiled."""
         return SiteStatistics(
-            self.input_gram.cpu(), self.input_cross.cpu(), self.output_gram.cpu(), self.output_cross.cpu()
+            self.input_gram.cpu(),
+            self.input_cross.cpu(),
+            self.output_gram.cpu(),
+            self.output_cross.cpu(),
+            self.input_energy,
+            self.output_energy,
+            self.held_out.on_cpu() if self.held_out is not None else None,
+        )
+
+    def _with(self, other: SiteStatistics, sign: int, held_out: SiteStatistics | None) -> SiteStatistics:
+        return SiteStatistics(
+            self.input_gram + sign * other.input_gram,
+            self.input_cross + sign * other.input_cross,
+            self.output_gram + sign * other.output_gram,
+            self.output_cross + sign * other.output_cross,
+            self.input_energy + sign * other.input_energy,
+            self.output_energy + sign * other.output_energy,
+            held_out,
         )
 
 

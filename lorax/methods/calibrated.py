@@ -64,4 +64,5 @@ METHOD = Method(
     needs="activations",
     compile_site=compile_site,
     settings={"input_strength": 1.0, "output_strength": 10.0, "stranger_strength": 0.01, "lineage_cosine": 0.5},
+    gives_back={},
 )

@@ -27,12 +27,14 @@ FOLLOWS: dict[str, tuple[set[str], dict[str, Setting]]] = {
         {"rotated", "renumbered", "rescaled", "widened"},
         {"stranger_strength": 1e-7, "lineage_cosine": 2.0},
     ),
+    "auto": ({"rotated", "renumbered", "widened"}, {}),
 }
+# auto offers no way to take the regularisation of its candidates away.
+FOLLOWS_ROUGHLY = {"auto"}
 GIVE_BACK: dict[str, Mapping[str, Setting]] = {
-    **{name: method.gives_back for name, method in METHODS.items() if method.gives_back is not None},
-    "calibrated": {"input_strength": 1e-6},
+    name: method.gives_back for name, method in METHODS.items() if method.gives_back is not None
 }
-CROSSES_WIDTHS = {"cross-lora", "procrustes", "calibrated", "zero"}
+CROSSES_WIDTHS = {"auto", "cross-lora", "procrustes", "calibrated", "zero"}
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -161,7 +163,7 @@ def test_a_method_follows_the_changes_of_hidden_basis_that_it_promises_and_no_ot
     error = gauge_error(method, gauge, settings)
 
     if gauge in gauges:
-        assert error < 0.01
+        assert error < (0.1 if method in FOLLOWS_ROUGHLY else 0.01)
     else:
         assert error > 0.1
 
@@ -173,8 +175,8 @@ def test_an_update_between_two_widths_comes_out_in_the_target_s_shape_or_is_refu
     if METHODS[method].for_bases == "language-models":
         assert found == NoTerm("not-a-language-model")
     elif isinstance(found, NoTerm):
-        assert found.reason == ("zero-control" if method == "zero" else "shape-differs")
-        assert method == "zero" or method not in CROSSES_WIDTHS
+        assert found.reason == {"zero": "zero-control", "auto": "would-harm"}.get(method, "shape-differs")
+        assert method in {"zero", "auto"} or method not in CROSSES_WIDTHS
     else:
         moved = carry(found, random(10, 9, seed=3), to=there)
         assert moved.shape == there.shape
