@@ -9,7 +9,7 @@ import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from flows.settings import ScoreTable
 from lorax.adapter import Adapter
 from lorax.convert import Conversion, SiteReport, conversion_id, convert_adapters, norm_shares
 from lorax.errors import Refused, Stop, TryLater, Unsupported
+from lorax.loaded_file import fresh_memory
 from lorax.lowering import LoweredAdapter, lower_adapter
 from lorax.plan import Plan, load_plan, method_named
 from lorax.prepare import Progress as Told
@@ -32,8 +33,8 @@ from lorax.prepare import prepare_plan_file
 from lorax.probe import ProbeSettings
 from lorax.read import AdapterFiles, read_adapter
 from lorax.refresh import RefreshSettings
-from lorax.weight_file import sha256_file
-from lorax.write import dialect_for, writable_dialect, write_adapter
+from lorax.weight_file import WrittenFile
+from lorax.write import dialect_for, writable_dialect, write_adapter_files
 
 TAKES_BUDGET = (REFRESH, "auto")
 _WIDTH = 120
@@ -135,7 +136,7 @@ class _Done:
 def _converted(files: AdapterFiles, recipe: Recipe, out: Path) -> Iterator[_Done]:
     """Gives what a plan makes of an adapter; the plan may lie in a file that is gone afterwards."""
     with _plan_of(recipe, out) as plan:
-        adapter = read_adapter(files, candidates=[plan.source_base])
+        adapter = read_adapter(files, candidates=[plan.source_base], into=fresh_memory)
         lowered = _lowered(adapter, plan, recipe)
         (result,) = convert_adapters(plan, [lowered.adapter])
         if isinstance(result, Unsupported):
@@ -261,7 +262,7 @@ def _stem(path: Path, out: Path) -> str:
     return out.stem if names_a_file(out) else path.resolve().name.removesuffix(SUFFIX)
 
 
-def _write(done: _Done, *, out: Path, dialect: str, stem: str) -> list[Path]:
+def _write(done: _Done, *, out: Path, dialect: str, stem: str) -> list[WrittenFile]:
     """Writes beside the destination first: a conversion that fails leaves nothing behind."""
     adapter, plan = done.adapter, done.plan
     dtype = str(adapter.dtype).removeprefix("torch.")
@@ -272,15 +273,18 @@ def _write(done: _Done, *, out: Path, dialect: str, stem: str) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=nearest_folder(out), prefix=".lorax-") as scratch:
         draft = Path(scratch) / "adapter"
         base = plan.target_base
-        paths = write_adapter(done.result.adapter, draft, dialect=dialect, base=base, stem=stem, metadata=metadata)
-        return put(paths, draft, out)
+        files = write_adapter_files(
+            done.result.adapter, draft, dialect=dialect, base=base, stem=stem, metadata=metadata
+        )
+        places = put([file.path for file in files], draft, out)
+        return [replace(file, path=place) for file, place in zip(files, places, strict=True)]
 
 
-def _facts(done: _Done, dialect: str, written: list[Path]) -> dict[str, Any]:
+def _facts(done: _Done, dialect: str, written: list[WrittenFile]) -> dict[str, Any]:
     result, plan, lowered = done.result, done.plan, done.lowered
     shares = norm_shares(result)
     return {
-        "files": [{"path": str(path), "sha256": sha256_file(path)} for path in written],
+        "files": [{"path": str(file.path), "sha256": file.sha256} for file in written],
         "plan_id": plan.plan_id,
         "method": plan.method,
         "source": plan.source,
