@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lorax.linear_algebra import leading_subspaces
+from lorax.linear_algebra import leading_bases, leading_subspaces
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
 from lorax.norm_match import norm_matched
 from lorax.operators import Operator, cheaper, projector
@@ -31,10 +31,12 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     if not site.same_kernel:
         return NoTerm("shape-differs")
     most = int(settings["rank"])
-    target = leading_subspaces(site.target_weight().flatten(1), energy=1.0, most=most)
+    there = site.target_weight().flatten(1)
     if site.same_shape:
-        rank, maps = target.rank, (projector(target.left), projector(target.right))
+        kept = leading_bases(there, energy=1.0, most=most)
+        rank, maps = kept.rank, (projector(kept.left), projector(kept.right))
     else:
+        target = leading_subspaces(there, energy=1.0, most=most)
         source = leading_subspaces(site.source_weight().flatten(1), energy=1.0, most=most)
         rank = min(target.rank, source.rank)
         maps = (_paired(target.left, source.left, rank), _paired(target.right, source.right, rank))
@@ -53,6 +55,6 @@ METHOD = Method(
     needs="weights",
     compile_site=compile_site,
     settings={"rank": 320, "norm_match": False},
-    version=2,
+    version=3,
     gives_back={"rank": 1_000_000},
 )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lorax.linear_algebra import leading_subspaces, overlap_above_chance
+from lorax.linear_algebra import leading_bases, overlap_above_chance
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
 from lorax.norm_match import norm_matched
 from lorax.operators import projector
@@ -25,10 +25,10 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
         return NoTerm("shape-differs")
     energy, most = float(settings["energy"]), int(settings["most"])
     least = float(settings["least_overlap"])
-    target = leading_subspaces(site.target_weight().flatten(1), energy=energy, most=most)
+    target = leading_bases(site.target_weight().flatten(1), energy=energy, most=most)
     figures = {"rank": float(target.rank)}
     if least > -1.0:  # the formula itself never looks at the source weight, and an SVD is what compiling costs
-        source = leading_subspaces(site.source_weight().flatten(1), energy=energy, most=most)
+        source = leading_bases(site.source_weight().flatten(1), energy=energy, most=most)
         figures["overlap_left"] = overlap_above_chance(source.left, target.left)
         figures["overlap_right"] = overlap_above_chance(source.right, target.right)
         if min(figures["overlap_left"], figures["overlap_right"]) < least:
@@ -44,6 +44,6 @@ METHOD = Method(
     needs="weights",
     compile_site=compile_site,
     settings={"energy": 0.99, "most": 320, "least_overlap": -1.0, "norm_match": False},
-    version=3,
+    version=4,
     gives_back={"energy": 1.0, "most": 1_000_000},
 )

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from lorax.errors import Stop
-from lorax.linear_algebra import Subspaces, leading_subspaces, overlap_above_chance
+from lorax.linear_algebra import Bases, leading_bases, overlap_above_chance
 from lorax.method import Method, NoTerm, Product, Setting, SiteInputs, Term
 from lorax.norm_match import norm_matched
 from lorax.operators import Operator, cheaper, identity_plus
@@ -43,8 +43,8 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     if not site.same_shape:
         return NoTerm("shape-differs")
     energy, most = float(settings["energy"]), int(settings["most"])
-    target = leading_subspaces(site.target_weight().flatten(1), energy=energy, most=most)
-    source = leading_subspaces(site.source_weight().flatten(1), energy=energy, most=most)
+    target = leading_bases(site.target_weight().flatten(1), energy=energy, most=most)
+    source = leading_bases(site.source_weight().flatten(1), energy=energy, most=most)
     figures = {
         "rank": float(target.rank),
         "overlap_left": overlap_above_chance(source.left, target.left),
@@ -57,7 +57,7 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     return norm_matched(term, site) if settings["norm_match"] else term
 
 
-def _products(source: Subspaces, target: Subspaces, form: str) -> list[Product]:
+def _products(source: Bases, target: Bases, form: str) -> list[Product]:
     sides = [(target.left, source.left), (target.right, source.right)]
     if form == "full":
         return [Product(*(_both(*side) for side in sides))]
@@ -97,6 +97,6 @@ METHOD = Method(
         "least_overlap": -1.0,
         "norm_match": False,
     },
-    version=3,
+    version=4,
     gives_back={"form": "full"},
 )
