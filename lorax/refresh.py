@@ -7,6 +7,7 @@ predictions are learnt instead of the samples, and nothing is filtered.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lorax.adapter import Adapter
 from lorax.probe import ProbeSettings
-from lorax.refresh_lessons import Exam, Lesson, Lessons, neutral_probe, own_samples
+from lorax.refresh_lessons import Drift, Exam, Lesson, Lessons, neutral_probe, own_samples
 from lorax.refresh_student import Student
 from lorax.refresh_teacher import Memory, Teacher
 from lorax.running_model import RunningModel
@@ -24,6 +25,8 @@ from lorax.running_model import RunningModel
 Progress = Callable[[str, int, int], None]
 Starts = Adapter | Mapping[str, Adapter]
 """What to start from: a transferred adapter, or several by name, of which the best is taken."""
+_NEAR = 0.9
+"""Share of the allowed drift from which on it is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,13 @@ class RefreshSettings:
     """How a refresh is done.
 
     probe: prompts, length and noise levels of what is drawn (its `samples` is left aside);
-    samples: to learn from; held_out: as many more that are never learnt from, and as many neutral ones;
+    samples: to learn from; held_out: as many more that are never learnt from;
     steps, seconds: the budget, whichever ends first, drawing included; seconds None: steps alone;
-    batch: samples in a step; rate: the learning rate, reached after `warm_up` steps, falling to 0 at the end of the
-    budget; up_rate: times as much for the up factors; mix: of the two teachers, see Teacher;
-    neutral: weight of the target's own behaviour on neutral samples, 0 leaves it free;
+    batch: samples in a step; rate: the learning rate of updates with scale 1, reached after `warm_up` steps, falling to
+    0 at the end of the budget; up_rate, text_rate: times as much for up factors, in the text encoders of diffusion
+    models; mix: of the two teachers, see Teacher;
+    neutral: samples without adapter, one half to measure drift on, the other to hold it by; 0 does without both;
+    hold: weight of what drift exceeds the one that the adapter causes in its own base, 0 leaves it free;
     checks: how often the held-out samples are looked at; patience: checks without progress that end it;
     memory: bytes of teachers' outputs that are kept.
     """
@@ -46,11 +51,13 @@ class RefreshSettings:
     steps: int = 300
     seconds: float | None = None
     batch: int = 8
-    rate: float = 8e-3
+    rate: float = 1.1e-2
     up_rate: float = 1.0
+    text_rate: float = 0.25
     warm_up: int = 10
     mix: float = 0.25
-    neutral: float = 0.0
+    neutral: int = 32
+    hold: float = 1.0
     checks: int = 5
     patience: int = 3
     memory: int = 1 << 30
@@ -61,7 +68,7 @@ class Check:
     """What a check saw after some steps and seconds.
 
     gain: divergence gain on held-out samples; drift: of target+student from the target on neutral samples, as the
-    scorers of these names measure them.
+    scorers of these names measure them; not a number where the settings ask for no neutral samples.
     """
 
     step: int
@@ -74,7 +81,8 @@ class Check:
 class Refreshed:
     """The best adapter that a refresh came by, all checks, the first of them of the start, and the best one.
 
-    starts: divergence gain of every start that there was to choose from; started_from: the name of the chosen one.
+    starts: divergence gain of every start that there was to choose from; started_from: the name of the chosen one;
+    allowed_drift: what the adapter causes in its own base, to which the refresh was held.
     """
 
     adapter: Adapter
@@ -82,6 +90,7 @@ class Refreshed:
     best: Check
     starts: Mapping[str, float]
     started_from: str
+    allowed_drift: float
 
     @property
     def start(self) -> Check:
@@ -144,9 +153,10 @@ class _Shared:
 
     def __init__(self, source: RunningModel, target: RunningModel, settings: RefreshSettings) -> None:
         self.source, self.target, self.settings = source, target, settings
-        count = replace(settings.probe, samples=settings.held_out)
-        self.plain = Teacher(source, target, None, mix=1.0)
-        self.neutral = Exam.of(target, neutral_probe(source, target, count), self.plain)
+        self.drift: Drift | None = None
+        if settings.neutral:
+            probe = neutral_probe(source, target, replace(settings.probe, samples=settings.neutral))
+            self.drift = Drift(source, target, probe, batches=-(-settings.neutral // settings.batch))
 
 
 class _Refresh:
@@ -164,6 +174,7 @@ class _Refresh:
         progress("draw samples", 1, 1)
         held = settings.held_out
         probe = source.look_at(drawn[:held], prompts=prompts[:held], settings=settings.probe)
+        self._allowed = shared.drift.at_home(adapter) if shared.drift is not None else 0.0
         self._held_out = Exam.of(target, probe, Teacher(source, target, adapter, mix=0.0))
         self._without = self._held_out.divergence(None)
         self._lessons = Lessons(source, drawn[held:], prompts[held:], settings=settings.probe)
@@ -190,12 +201,12 @@ class _Refresh:
             if history[-1].gain > best.gain:
                 best, kept = history[-1], self._student.copied()
         self._progress("refresh", self._settings.steps, self._settings.steps)
-        return Refreshed(kept, tuple(history), best, self._starts, self._started_from)
+        return Refreshed(kept, tuple(history), best, self._starts, self._started_from, self._allowed)
 
     def _trained(self, stop: Callable[[], bool]) -> Iterator[int]:
         """Takes one step after the other and gives their number, from 1, until the budget is spent."""
         settings = self._settings
-        optimiser = self._student.optimiser(settings.rate, up_rate=settings.up_rate)
+        optimiser = self._student.optimiser(settings.rate, up_rate=settings.up_rate, text_rate=settings.text_rate)
         began = self._elapsed()
         for step, lesson in enumerate(self._lessons.batches(settings.batch)):
             spent = self._spent(step, began)
@@ -205,6 +216,7 @@ class _Refresh:
                 group["lr"] = group["highest"] * min((step + 1) / settings.warm_up, 1 - spent)
             optimiser.zero_grad()
             torch.autograd.backward(self._loss(lesson))
+            self._hold(step)
             optimiser.step()
             self._progress("refresh", step + 1, settings.steps)
             yield step + 1
@@ -216,6 +228,16 @@ class _Refresh:
             found = target.run(lesson.probe, lesson.rows)
         return target.geometry.divergence(wanted, found).mean()
 
+    def _hold(self, step: int) -> None:
+        """Adds the gradient of what drift exceeds the allowed one, once a check has seen it come near."""
+        drift, weight = self._shared.drift, self._settings.hold
+        if drift is None or not weight or self._drift < _NEAR * self._allowed:
+            return
+        with self._shared.target.patched(self._student.adapter()):
+            excess = drift.of_batch(step) - self._allowed * drift.unit
+        if float(excess.detach()) > 0:
+            torch.autograd.backward(weight * excess)
+
     def _spent(self, step: int, began: float) -> float:
         """Returns the share of the budget that is spent; time before the first step shortens the rest."""
         share = step / self._settings.steps
@@ -225,9 +247,9 @@ class _Refresh:
 
     def _check(self, step: int) -> Check:
         adapter = self._student.adapter()
-        neutral = self._shared.neutral
-        drift = neutral.divergence(adapter) / max(neutral.size(), 1e-30)
-        return Check(step, self._elapsed(), self._gain(adapter), drift)
+        drift = self._shared.drift
+        self._drift = drift.measured(adapter) if drift is not None else math.nan
+        return Check(step, self._elapsed(), self._gain(adapter), self._drift)
 
     def _gain(self, adapter: Adapter) -> float:
         return 1 - self._held_out.divergence(adapter) / max(self._without, 1e-30)

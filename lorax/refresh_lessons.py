@@ -82,9 +82,50 @@ class Exam:
                 total += float(geometry.divergence(wanted, self._target.run(self._probe, rows)).double().sum())
         return total
 
-    def size(self) -> float:
-        """Returns the sum over all rows of the size of what is wanted."""
-        return sum(float(self._target.geometry.size(wanted).double().sum()) for wanted in self._wanted)
+
+class Drift:
+    """Neutral samples: the first half to measure drift on, the rest to hold it by.
+
+    unit: the mean size of what the target says there, which drift is measured in.
+    """
+
+    def __init__(self, source: RunningModel, target: RunningModel, probe: Probe, *, batches: int) -> None:
+        self._source, self._target, self._probe = source, target, probe
+        parts = probe.batches(-(-_rows(probe) // batches))
+        self._measured, self._held = parts[: (len(parts) + 1) // 2], parts[len(parts) // 2 :]
+        self._plain: dict[int, Tensor] = {}
+        sizes = [target.geometry.size(self._wanted(rows)) for rows in self._measured]
+        self.unit = float(torch.cat(sizes).mean())
+
+    @torch.no_grad()
+    def _wanted(self, rows: slice) -> Tensor:
+        if rows.start not in self._plain:
+            self._plain[rows.start] = self._target.run(self._probe, rows)
+        return self._plain[rows.start]
+
+    @torch.no_grad()
+    def measured(self, adapter: Adapter) -> float:
+        """Returns how far an adapter moves the target, in units."""
+        with self._target.patched(adapter):
+            found = [self._of(self._target, self._wanted(rows), rows) for rows in self._measured]
+        return float(torch.cat(found).mean()) / max(self.unit, 1e-30)
+
+    @torch.no_grad()
+    def at_home(self, adapter: Adapter) -> float:
+        """Returns how far an adapter moves the source, measured by what the source says."""
+        plain = [self._source.run(self._probe, rows) for rows in self._measured]
+        with self._source.patched(adapter):
+            moved = [self._of(self._source, each, rows) for each, rows in zip(plain, self._measured, strict=True)]
+        sizes = torch.cat([self._source.geometry.size(each) for each in plain])
+        return float(torch.cat(moved).mean() / sizes.mean().clamp_min(1e-30))
+
+    def of_batch(self, step: int) -> Tensor:
+        """Returns how far the target as it is patched now has moved on some samples, a mean over rows."""
+        rows = self._held[step % len(self._held)]
+        return self._of(self._target, self._wanted(rows), rows).mean()
+
+    def _of(self, model: RunningModel, plain: Tensor, rows: slice) -> Tensor:
+        return model.geometry.divergence(plain, model.run(self._probe, rows))
 
 
 def own_samples(source: RunningModel, adapter: Adapter, settings: ProbeSettings) -> tuple[Tensor, tuple[str, ...]]:

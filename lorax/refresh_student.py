@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,6 +11,9 @@ import torch
 from torch import Tensor
 
 from lorax.adapter import Adapter, LowRank, Site
+
+_LEAST_SCALE = 1e-3
+"""A scale below it is not made up for any further."""
 
 
 class Student:
@@ -27,13 +32,22 @@ class Student:
         """Returns the adapter as it is now; gradients reach the factors through it."""
         return replace(self._start, updates=dict(self._now()))
 
-    def optimiser(self, rate: float, *, up_rate: float) -> torch.optim.Optimizer:
-        """Returns AdamW over the factors; each group tells its highest rate: `rate`, for up factors times `up_rate`."""
-        groups = [
-            {"params": list(self.ups.values()), "highest": rate * up_rate},
-            {"params": list(self.downs.values()), "highest": rate},
-        ]
+    def optimiser(self, rate: float, *, up_rate: float, text_rate: float) -> torch.optim.Optimizer:
+        """Returns AdamW over the factors; each group tells its highest rate.
+
+        That is `rate` for down factors of updates with scale 1, for up factors times `up_rate`, in text encoders times
+        `text_rate`. A small scale is made up for, so that all updates move alike.
+        """
+        by_rate: dict[float, list[Tensor]] = defaultdict(list)
+        for factors, share in ((self.ups, up_rate), (self.downs, 1.0)):
+            for site, factor in factors.items():
+                by_rate[self._rate(site, text_rate) * rate * share].append(factor)
+        groups = [{"params": factors, "highest": highest} for highest, factors in by_rate.items()]
         return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+
+    def _rate(self, site: Site, text_rate: float) -> float:
+        share = text_rate if site.component.startswith("text_encoder") else 1.0
+        return share / math.sqrt(max(abs(self._updates[site].scale), _LEAST_SCALE))
 
     def _now(self) -> Iterator[tuple[Site, LowRank]]:
         for site, update in self._updates.items():

@@ -16,18 +16,16 @@ from lorax.running_model import RunningModel
 class Teacher:
     """Gives outputs to learn from: source+adapter + mix * (target - source), renormalised where they are probabilities.
 
-    mix 0: source+adapter itself. mix 1: the target with the adapter's effect at home, or the target itself without an
-    adapter. Between them the student keeps a part of what the target knows better than the source.
+    mix 0: source+adapter itself. mix 1: the target with the adapter's effect at home. Between them the student keeps a
+    part of what the target knows better than the source.
     """
 
-    def __init__(self, source: RunningModel, target: RunningModel, adapter: Adapter | None, *, mix: float) -> None:
+    def __init__(self, source: RunningModel, target: RunningModel, adapter: Adapter, *, mix: float) -> None:
         self._source, self._target, self._adapter, self._mix = source, target, adapter, mix
 
     @torch.no_grad()
     def outputs(self, probe: Probe, rows: slice) -> Tensor:
         """Returns the wanted outputs (n, features), float32."""
-        if self._adapter is None and self._mix == 1:
-            return self._target.run(probe, rows)
         with self._source.patched(self._adapter):
             wanted = self._source.run(probe, rows)
         if not self._mix:

@@ -17,7 +17,7 @@ from tests.stand_ins.tiny_bases import make_adapter
 from tests.stand_ins.tiny_texts import SETTINGS as TEXTS
 from tests.stand_ins.tiny_texts import TextPair, make_text_base, text_lineage  # noqa: F401 - a fixture
 
-QUICK = {"samples": 24, "held_out": 8, "steps": 40, "batch": 6, "rate": 1e-2, "warm_up": 3}
+QUICK = {"samples": 24, "held_out": 8, "steps": 40, "batch": 6, "rate": 1e-2, "warm_up": 3, "neutral": 8}
 
 
 @dataclass(frozen=True)
