@@ -13,7 +13,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lorax.errors import BadFile, TryLater
-from lorax.weight_file import ReadLimits, open_weight_file, sha256_file, weights_sha256, write_file, write_weight_file
+from lorax.weight_file import (
+    ReadLimits,
+    WrittenFile,
+    open_weight_file,
+    sha256_file,
+    weights_sha256,
+    write_file,
+    write_hashed,
+    write_weight_file,
+)
 from tests.stand_ins.adapter_files import raw_safetensors
 
 DTYPES = [
@@ -114,6 +123,76 @@ def test_hashes_are_those_of_the_bytes(tmp_path: Path) -> None:
     assert hashes.weights == file.weights_sha256() == weights_sha256(tensors) == hashlib.sha256(body).hexdigest()
     for name, entry in file.tensors.items():
         assert hashes.tensors[name] == hashlib.sha256(content[entry.begin : entry.end]).hexdigest()
+
+
+@pytest.mark.parametrize("entry", ["", "the hash"])
+def test_both_hashes_are_told_and_the_bytes_are_those_of_the_plain_writer(entry: str, tmp_path: Path) -> None:
+    tensors = {**of_every_dtype(), "large": torch.randn(3000, 2000), "turned": torch.randn(700, 500).T}
+    metadata = {"b": "1", "the hash": "old", "zeros": "0" * 64}
+
+    found = write_hashed(tmp_path / "own.safetensors", tensors, metadata=metadata, hash_entry=entry)
+
+    weights = weights_sha256(tensors)
+    plain = {**metadata, entry: weights} if entry else metadata
+    assert found.sha256 == write_weight_file(tmp_path / "plain.safetensors", tensors, metadata=plain)
+    assert found.path.read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
+    assert found == WrittenFile(
+        tmp_path / "own.safetensors", sha256_file(found.path), weights, found.path.stat().st_size
+    )
+
+
+def test_stored_tensors_are_read_some_megabytes_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    writev = os.writev
+
+    class OnDisk:
+        dtype = torch.float32
+        shape = (1024, 1024)
+
+        def numel(self) -> int:
+            return 2**20
+
+        def read(self) -> torch.Tensor:
+            happened.append("r")
+            return torch.ones(self.shape)
+
+    def noted(descriptor: int, pieces: list[memoryview]) -> int:
+        happened.append("w")
+        return writev(descriptor, pieces)
+
+    names = [f"{index:02d}" for index in range(16)]
+    expected = write_weight_file(tmp_path / "a.safetensors", dict.fromkeys(names, torch.ones(1024, 1024)))
+    monkeypatch.setattr(os, "writev", noted)
+
+    assert write_weight_file(tmp_path / "b.safetensors", {name: OnDisk() for name in names}) == expected
+    assert happened.count("r") == 16
+    assert "rrr" not in "".join(happened)
+
+
+def test_a_disk_that_is_full_when_the_file_is_synced_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (write_weight_file, write_hashed):
+        with pytest.raises(OSError, match="No space"):
+            write(tmp_path / "own.safetensors", {"a": torch.ones(4)})
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_system_that_writes_less_than_asked_gets_the_rest_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = write_weight_file(tmp_path / "a.safetensors", of_every_dtype())
+    writev = os.writev
+    monkeypatch.setattr(os, "writev", lambda descriptor, pieces: writev(descriptor, [memoryview(pieces[0])[:3]]))
+
+    write_weight_file(tmp_path / "b.safetensors", of_every_dtype())
+
+    assert sha256_file(tmp_path / "b.safetensors") == expected
 
 
 def test_a_file_that_changes_after_it_was_opened_is_not_read(tmp_path: Path) -> None:
