@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -209,11 +210,12 @@ def test_a_file_that_changes_after_it_was_opened_is_not_read(tmp_path: Path) -> 
 
 
 def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
-    def chunks() -> list[bytes]:
+    def pieces() -> Iterator[bytes]:
+        yield b"the first"
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        write_file(tmp_path / "own.bin", map(bytes, (chunks() for _ in range(1))))
+        write_file(tmp_path / "own.bin", pieces())
     with pytest.raises(ValueError, match="complex64"):
         write_weight_file(tmp_path / "own.safetensors", {"a": torch.ones(2, dtype=torch.complex64)})
 
