@@ -90,8 +90,8 @@ def open_bases(paths: Sequence[Path]) -> list[Checkpoint]:
 
 def _base_name(path: Path) -> str:
     """The name of a folder, or of a file without its ending; what every model calls its parts says nothing."""
-    name = path.name if path.is_dir() else path.stem
-    return path.parent.name if name in _NAMES_OF_PARTS else name
+    name = path.name if path.is_dir() else path.stem.removesuffix(".fp16")
+    return _base_name(path.parent) if name in _NAMES_OF_PARTS else name
 
 
 def _adapters_of(folder: Path) -> list[AdapterFiles]:

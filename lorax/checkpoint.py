@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from lorax.adapter import Site
 from lorax.base_files import open_base_files
 from lorax.base_model import CUSTOM, BaseModel, Family
+from lorax.content import ContentHashes
 from lorax.errors import Stop
 from lorax.inventory import Inventory, Parameter, take_inventory
 from lorax.quantisation import Misfit
-from lorax.stored import FileHashes, Stored, digest
+from lorax.stored import Stored, digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,7 +76,7 @@ def open_checkpoint(path: Path, *, name: str, labels: Sequence[str] = ()) -> Che
         component: {path: stored for path, stored in parameters.items() if not _BUFFER.fullmatch(path)}
         for component, parameters in opened.parts.items()
     }
-    hashes = FileHashes.of(opened.files, (stored for parameters in found.values() for stored in parameters.values()))
+    hashes = ContentHashes.of(opened.files, (stored for parameters in found.values() for stored in parameters.values()))
     inventory = take_inventory({
         component: [_parameter(opened.family, path, stored) for path, stored in parameters.items()]
         for component, parameters in found.items()
@@ -108,7 +109,7 @@ def _places(found: Mapping[str, Mapping[str, Stored]]) -> dict[Site, Stored]:
     }
 
 
-def _fingerprint(found: Mapping[str, Mapping[str, Stored]], hashes: FileHashes) -> str:
+def _fingerprint(found: Mapping[str, Mapping[str, Stored]], hashes: ContentHashes) -> str:
     components = {
         component: digest(
             sorted(f"{path} {stored.dtype} {stored.shape} {stored.content(hashes)}" for path, stored in parts.items())

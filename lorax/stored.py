@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from lorax.safe_header import TensorEntry
@@ -170,51 +170,6 @@ def swapped(stored: Stored) -> Stored:
 def transposed(stored: Stored) -> Stored:
     """Gives the transpose of a matrix."""
     return Changed(stored, stored.shape[::-1], lambda weight: weight.T, "transposed")
-
-
-@dataclass(slots=True)
-class FileHashes:
-    """Holds the sha256 of files and of the pieces of parameters in them, every byte read once.
-
-    files: sha256 of each file, in the order of their paths.
-    """
-
-    files: tuple[str, ...]
-    _pieces: dict[tuple[int, int, int], str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, files: Iterable[WeightFile], parameters: Iterable[Stored]) -> FileHashes:
-        """Reads the files. Raises TryLater when one of them changed since it was opened."""
-        wanted: dict[int, dict[tuple[int, int], TensorEntry]] = {}
-        for parameter in parameters:
-            for piece in parameter.pieces():
-                wanted.setdefault(id(piece.file), {})[piece.entry.begin, piece.entry.end] = piece.entry
-        found = cls(())
-        whole = []
-        for file in sorted(files, key=lambda each: str(each.path)):
-            hashes = replace(file, tensors=_tiles(file, wanted.get(id(file), {}))).hashes()
-            whole.append(hashes.file)
-            for begin, end in wanted.get(id(file), {}):
-                found._pieces[id(file), begin, end] = hashes.tensors[f"{begin}-{end}"]
-        found.files = tuple(whole)
-        return found
-
-    def __call__(self, piece: Plain) -> str:
-        """Gives the sha256 of the bytes of a piece."""
-        return self._pieces[id(piece.file), piece.entry.begin, piece.entry.end]
-
-
-def _tiles(file: WeightFile, pieces: Mapping[tuple[int, int], TensorEntry]) -> dict[str, TensorEntry]:
-    """The whole body of a file in the order of its bytes, as the pieces and what lies between them."""
-    tiles: dict[str, TensorEntry] = {}
-    position = 8 + file.header_bytes
-    for begin, end in [*sorted(pieces), (file.identity.size, file.identity.size)]:
-        if begin > position:
-            tiles[f"{position}-{begin}"] = TensorEntry("", "U8", (begin - position,), position, begin)
-        if end > begin:
-            tiles[f"{begin}-{end}"] = pieces[begin, end]
-        position = end
-    return tiles
 
 
 def digest(lines: Iterable[str]) -> str:

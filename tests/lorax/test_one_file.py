@@ -454,3 +454,31 @@ def test_the_small_unet_is_what_its_names_say() -> None:
     found = unet_of({f"{path}.weight": shape.weight_shape for path, shape in names.items()})
 
     assert list(found.modules()) == list(SMALL_UNET.modules())
+
+
+def test_a_fused_weight_that_is_quantised_gives_each_site_its_rows(tmp_path: Path) -> None:
+    state = small_transformer("flux", tmp_path / "folder")
+    plain = open_checkpoint(tmp_path / "folder", name="folder")
+    original = original_of("flux", state, plain.base, PREFIX)
+    worth: dict[str, Tensor] = {}
+    for name in [name for name in original if name.endswith(("qkv.weight", "linear1.weight"))]:
+        weight = original.pop(name).float()
+        scale = weight.abs().amax(dim=1)
+        numbers = (weight * 127 / scale[:, None]).round().to(torch.int8)
+        module = name.removesuffix(".weight")
+        original |= {name: numbers, f"{module}.SCB": scale}
+        worth[module.removeprefix(PREFIX)] = numbers.float() * scale[:, None] / 127
+    write_weight_file(tmp_path / "file.safetensors", original)
+
+    found = open_checkpoint(tmp_path / "file.safetensors", name="file")
+
+    assert found.base.sites == plain.base.sites
+    assert found.base.fingerprint != plain.base.fingerprint
+    fused = worth["single_blocks.1.linear1"]
+    for number, part in enumerate(("attn.to_q", "attn.to_k", "attn.to_v")):
+        weight = found.weight(Site("transformer", f"single_transformer_blocks.1.{part}"))
+        assert torch.allclose(weight, fused[24 * number : 24 * (number + 1)])
+    added = found.weight(Site("transformer", "transformer_blocks.0.attn.add_k_proj"))
+    assert torch.allclose(added, worth["double_blocks.0.txt_attn.qkv"][24:48])
+    again = open_checkpoint(tmp_path / "file.safetensors", name="again")
+    assert again.base.fingerprint == found.base.fingerprint
