@@ -152,6 +152,21 @@ def test_the_sum_of_two_products_keeps_the_rank_and_the_report_says_what_that_co
         assert max(report.lost for report in short.sites) > 0.01
 
 
+def test_of_a_site_that_feeds_two_the_report_tells_the_larger_loss(lineage: Pair) -> None:  # noqa: F811
+    plan = lineage.plan("prolora", {"energy": 0.5})
+    pair = [site for site in plan.sites if site.target.path.endswith("attn1.to_q")][:2]
+    adapter = make_adapter(lineage.source.base, match=pair[0].target.path)
+    sites = [replace(site, source=pair[0].source) for site in pair]
+
+    alone, both, turned = (
+        convert_adapters(replace(plan, sites=tuple(chosen)), [adapter])[0] for chosen in (sites[:1], sites, sites[::-1])
+    )
+
+    losses = [found.sites[0].lost for found in (alone, both, turned) if isinstance(found, Conversion)]
+    assert losses[1] == losses[2] >= losses[0] > 0
+    assert len(losses) == 3
+
+
 def test_a_sum_is_brought_to_the_norm_of_the_rule_after_it_was_cut(lineage: Pair) -> None:  # noqa: F811
     adapter = make_adapter(lineage.source.base, match="")
     plan = lineage.plan("prolora", {"energy": 0.5, "norm_match": True})

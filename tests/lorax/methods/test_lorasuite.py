@@ -85,7 +85,7 @@ def matched_heads(source: OneLayer, target: OneLayer, residual: Tensor) -> dict[
     return dict(enumerate(best)) if target.queries == few else {new: old for old, new in enumerate(best)}
 
 
-def by_formula(pair: DecoderPair, role: str, update: Tensor, config: dict[str, object]) -> Tensor:
+def by_formula(pair: DecoderPair, role: str, update: Tensor, config: dict[str, object], form: str) -> Tensor:
     """Returns dW_n for dW_o, (out, in) both, by equation 3 head by head or by the feed-forward rule."""
     source, target = OneLayer(pair, "source", CONFIG), OneLayer(pair, "target", config)
     tables = [base.weight(next(iter(base.base.tables))).double() for base in (pair.source, pair.target)]
@@ -101,10 +101,11 @@ def by_formula(pair: DecoderPair, role: str, update: Tensor, config: dict[str, o
         here, there = source.head(role, partner), target.head(role, number)
         part = source.head(role, partner, change)
         out = target.head(role, number, total)
+        undone, back = (here.T, residual) if form == "printed" else map(torch.linalg.pinv, (here, residual.T))
         if role.endswith("o_proj"):
-            out += there @ residual.T @ here.T @ part @ residual
+            out += there @ residual.T @ undone @ part @ back
         else:
-            out += residual.T @ part @ here.T @ residual @ there
+            out += residual.T @ part @ undone @ back @ there
     if role.endswith(("k_proj", "v_proj")):
         total /= target.queries // target.keys
     return total.T.float()
@@ -120,12 +121,13 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return open_decoders(make_decoder(folder / "a", seed=1), make_decoder(folder / "b", seed=2, **config)), config
 
 
+@pytest.mark.parametrize("form", ["printed", "inverse"])
 @pytest.mark.parametrize("role", ROLES)
-def test_the_operators_are_the_dense_formula(pair: Case, role: str) -> None:
+def test_the_operators_are_the_dense_formula(pair: Case, role: str, form: str) -> None:
     bases, config = pair
     update = random(*bases.source.weight(layer_site(role)).shape, seed=3)
 
-    found, expected = moved(bases, role, update), by_formula(bases, role, update, config)
+    found, expected = moved(bases, role, update, {"heads": form}), by_formula(bases, role, update, config, form)
 
     assert found.shape == bases.target.weight(layer_site(role)).shape
     assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
