@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lorax.errors import Stop
 from lorax.geometry import SQUARED, Geometry
+from lorax.latent_space import difference
 from lorax.probe import Probe, ProbeSettings, slices
 from lorax.running_model import RunningModel
 
@@ -115,12 +116,16 @@ class DiffusionModel(RunningModel):
         return [torch.randn(output.shape, generator=generator).to(output.device) for _ in range(count)]
 
     def require_comparable(self, other: RunningModel) -> None:
-        """Raises Stop for models of another kind or with latents of another shape."""
+        """Raises Stop for models of another kind, with other latents or schedules, or that predict another thing."""
         if not isinstance(other, DiffusionModel):
             raise Stop(f"a diffusion model and a {other.kind} model cannot be run on the same inputs")
         if self.latent_shape != other.latent_shape:
             seen = " and ".join("x".join(map(str, model.latent_shape)) for model in (self, other))
             raise Stop(f"the two bases have latents of different shape ({seen}), so they cannot see the same picture")
+        if reason := difference(self, other):
+            raise Stop(
+                f"the outputs of the two bases cannot be compared: {reason}. Choose a method that needs weights only"
+            )
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Returns text states (n, tokens, width). Each different prompt is encoded once."""
