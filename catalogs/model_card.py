@@ -46,11 +46,12 @@ def render_card(
     weights_name: str,
     library_name: str = "diffusers",
     preview_name: str | None = None,
+    writes_text: bool = False,
 ) -> str:
     """Returns README.md for a release; the same record gives the same text.
 
     `base_model` is the public name of the target base, `weights_name` the path of its U-Net's weights inside the
-    release, `preview_name` an image file of the release.
+    release, `preview_name` an image file of the release; `writes_text` says that the base is a language model.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -71,6 +72,7 @@ def render_card(
         weights_folder=str(PurePosixPath(weights_name).parent),
         library_name=library_name,
         preview_name=preview_name,
+        writes_text=writes_text,
         permissions=_permissions(record),
         rows=_rows(record),
         figures=_figure_names(record),

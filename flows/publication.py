@@ -114,7 +114,8 @@ def _build_releases(run: Run, items: Sequence[Item]) -> dict[str, Released]:
 def _to_release(run: Run, item: Item) -> ReleaseItem:
     record = conversion_record(run.ledger, str(item.conversion_id))
     target = run.migration.bases[record.target]
-    image = run.folders.data / item.scored["images"] if item.scored else None
+    drawn = item.scored.get("images") if item.scored else None
+    image = run.folders.data / drawn if drawn else None
     return ReleaseItem(
         entry_key=item.key,
         record=record,

@@ -117,8 +117,14 @@ def _folder(
             **({"target_parameters": sorted(experts)} if experts else {}),
             **({"modules_to_save": sorted(whole)} if whole else {}),
             "base_model_name_or_path": named,
+            **({"task_type": "CAUSAL_LM"} if _writes_text(component, writing.base) else {}),
         },
     )
+
+
+def _writes_text(component: str, base: BaseModel) -> bool:
+    """Tells whether the component is a decoder language model, which peft opens by another class when told so."""
+    return Site(component, "model.embed_tokens") in base.tables
 
 
 def _name(path: str, module: EncodedModule, modules: Sequence[EncodedModule]) -> str:

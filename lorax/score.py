@@ -36,6 +36,11 @@ class ScoreBench:
         """Loads the folders of two bases; raises lorax.errors.Stop where that fails or they do not compare."""
         return cls(*load_pair(source, target, device=device), settings=settings)
 
+    @property
+    def draws_pictures(self) -> bool:
+        """Tells whether `images` can be asked for."""
+        return isinstance(self.source, DiffusionModel)
+
     def score(
         self, source_adapter: Adapter, candidates: Mapping[str, Adapter], *, fingerprints: Sequence[str] = ()
     ) -> ScoreCard:

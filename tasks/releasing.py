@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -74,6 +75,12 @@ def _attempt(item: ReleaseItem, conversions: Path) -> Released:
     )
 
 
+def _writes_text(release: Path) -> bool:
+    """Tells whether peft's settings in a release name the task of a language model."""
+    configs = [json.loads(path.read_bytes()) for path in release.rglob("adapter_config.json")]
+    return any(config.get("task_type") == "CAUSAL_LM" for config in configs)
+
+
 def _build(item: ReleaseItem, conversions: Path) -> str:
     """Returns the manifest's sha256 of the release that lies in its folder afterwards."""
     record = item["record"]
@@ -93,6 +100,7 @@ def _build(item: ReleaseItem, conversions: Path) -> str:
         weights_name=weights,
         library_name=LIBRARIES.get(record.dialect, "diffusers"),
         preview_name=PREVIEW if preview is not None else None,
+        writes_text=_writes_text(draft),
     )
     (draft / CARD).write_text(card, encoding="utf-8")
     release = write_manifest(draft, record, title=item["title"])

@@ -21,6 +21,7 @@ from lorax.gate import GateSettings, judge
 from lorax.lowering import lower_adapter
 from lorax.probe import ProbeSettings, prompts_for
 from lorax.read import AdapterFiles, read_adapter
+from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
 from lorax.scorer import Figure
 from tasks.bases import BaseFolder, candidates, open_base
@@ -139,24 +140,33 @@ def _measure(work: _Work, item: ScoreItem) -> dict[str, Any]:
     rivals = {name: other for name, other in others.items() if other is not None}
     plan = work.pair["plans"][work.pair["method"]]
     fingerprints = (plan["source_fingerprint"], plan["target_fingerprint"])
-    prompts = prompts_for(
-        dataclasses.replace(work.settings, samples=min(GRID_COLUMNS, len(work.settings.prompts))), adapter.trigger_words
-    )
     shown = {name: rivals[name] for name in ("copy",) if name in rivals} | own
     with pool_of(work.folders, work.settings, device()).lent() as bench:
         card = bench.score(adapter, {**own, **rivals}, fingerprints=fingerprints)
-        rows = bench.images(adapter, shown, prompts=prompts)
-    path = work.images / f"{item['conversion_id']}.png"
-    save_grid(path, {label: row.numpy() for label, row in rows.items()})
+        picture = _draw(work, item, bench, adapter, shown) if bench.draws_pictures else {}
     crash_point(AFTER_SCORING)
     tick("score")
     return {
         **json.loads(card.to_json()),
         "score_key": score_key(work.pair, probe=dataclasses.asdict(work.settings)),
+        **picture,
+        "seconds": round(time.monotonic() - began, 3),
+    }
+
+
+def _draw(
+    work: _Work, item: ScoreItem, bench: ScoreBench, adapter: Adapter, shown: Mapping[str, Adapter]
+) -> dict[str, Any]:
+    """Draws the before/after grid of a conversion, and returns what the `scored` event says about it."""
+    few = dataclasses.replace(work.settings, samples=min(GRID_COLUMNS, len(work.settings.prompts)))
+    prompts = prompts_for(few, adapter.trigger_words)
+    rows = bench.images(adapter, shown, prompts=prompts)
+    path = work.images / f"{item['conversion_id']}.png"
+    save_grid(path, {label: row.numpy() for label, row in rows.items()})
+    return {
         "images": f"{work.images.name}/{path.name}",
         "image_rows": list(rows),
         "image_prompts": list(prompts),
-        "seconds": round(time.monotonic() - began, 3),
     }
 
 
