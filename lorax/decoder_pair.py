@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor
 
@@ -54,7 +55,7 @@ class DecoderPair:
         bases = (self.source, self.target)
         tables = [each.base.tables[_TOKENS].out_features for each in bases]
         known = [
-            {token: row for token, row in vocabulary(each.folder).items() if row < entries}
+            {token: row for token, row in vocabulary(_beside(each)).items() if row < entries}
             for each, entries in zip(bases, tables, strict=True)
         ]
         here, there = shared_rows(known[0], known[1])
@@ -78,8 +79,13 @@ def _sibling(base: Checkpoint, site: Site, roles: tuple[str, ...]) -> Tensor | N
     return None if found is None else base.weight(found)
 
 
+def _beside(base: Checkpoint) -> Path:
+    """The folder where a base's words are, whether or not the model could be run from there."""
+    return base.path if base.path.is_dir() else base.path.parent
+
+
 def _heads(base: Checkpoint) -> Heads:
-    file = base.folder / "config.json"
+    file = _beside(base) / "config.json"
     try:
         queries, keys, width = Fields(read_config(file), str(file)).heads()
     except BadFile as error:

@@ -69,3 +69,13 @@ def test_what_is_remembered_is_computed_once_for_all_sites(tmp_path: Path) -> No
 
     assert first is second
     assert len(asked) == 1
+
+
+def test_a_base_that_is_one_file_has_its_words_beside_it(tmp_path: Path) -> None:
+    folder = make_decoder(tmp_path / "a", seed=1)
+    pair = pair_of(folder / "model.safetensors", folder)
+
+    source, target = pair.shared_embeddings()
+
+    assert pair.heads() == (Heads(4, 2), Heads(4, 2))
+    assert torch.equal(source, target)
