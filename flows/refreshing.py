@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lorax.adapter import Adapter
+from lorax.adapter import Adapter, Site
+from lorax.base_pair import correspondence
 from lorax.checkpoint import Checkpoint
-from lorax.convert import Conversion, convert_adapters
+from lorax.convert import Conversion, SiteReport, convert_adapters
 from lorax.errors import Unsupported
 from lorax.load_model import load_pair
 from lorax.methods import METHODS
@@ -20,9 +22,11 @@ from lorax.plan import Plan
 from lorax.prepare import Progress, prepare_plan
 from lorax.probe import ProbeSettings
 from lorax.refresh import Refreshed, RefreshSettings, refresh
+from lorax.refresh_start import completed
 
 REFRESH = "refresh"
-_STARTS = ("auto",) if "auto" in METHODS else ("copy", "calibrated")
+_STARTS = ("auto" if "auto" in METHODS else "calibrated", "copy", "zero")
+"""What is started from, whichever is best; `zero` is the target itself, where every conversion does harm."""
 NO_PLAN = (
     "refresh is no plan: it runs both base models for every adapter. Refresh one with "
     "`lorax convert ADAPTER --source S --target T --method refresh -o OUT`"
@@ -70,10 +74,9 @@ def improve(
 ) -> Improved:
     """Converts a lowered adapter by every plan it may start from, and refreshes the best of the results.
 
-    bases: source and target; adapter: as it was read, of which the student learns.
-
-    Ctrl-C ends the learning: what was reached until then is returned. Raises Stop for bases that do not run or compare,
-    Unsupported where not one site of the adapter has a home.
+    bases: source and target; adapter: as it was read, of which the student learns. Sites that a conversion leaves
+    empty although they correspond begin at zero. Ctrl-C ends the learning: what was reached until then is returned.
+    Raises Stop for bases that do not run or compare, Unsupported where not one site of the adapter has a home.
     """
     probe = settings.probe
     if not probe.prompts and adapter.trigger_words:
@@ -87,24 +90,41 @@ def improve(
         )
         stopped = interrupted()
     plan, conversion = found[refreshed.started_from]
-    return Improved(replace(conversion, adapter=refreshed.adapter), plan, refreshed, settings, stopped)
+    matches = correspondence(bases[0].base, bases[1].base)
+    reports = tuple(_reported(report, refreshed.adapter, matches) for report in conversion.sites)
+    conversion = replace(conversion, adapter=refreshed.adapter, sites=reports)
+    return Improved(conversion, plan, refreshed, settings, stopped)
 
 
 def _starts(
     bases: tuple[Checkpoint, Checkpoint], adapter: Adapter, probe: ProbeSettings, progress: Progress
 ) -> Mapping[str, tuple[Plan, Conversion]]:
+    source, target = bases
     found: dict[str, tuple[Plan, Conversion]] = {}
     refusal: Unsupported | None = None
     for method in _STARTS:
         plan = prepare_plan(*bases, method=method, settings={}, probe=probe, progress=progress)
         (result,) = convert_adapters(plan, [adapter])
-        if isinstance(result, Conversion):
-            found[method] = (plan, result)
-        else:
+        if isinstance(result, Unsupported):
             refusal = result
-    if not found and refusal is not None:
-        raise refusal
-    return found
+            continue
+        whole = completed(result.adapter, adapter, source.base, target.base)
+        if whole.updates:
+            found[method] = (plan, replace(result, adapter=whole))
+    if found:
+        return found
+    raise refusal or Unsupported("no-common-site", f"none of the adapter's sites has a home in {target.base.name}")
+
+
+def _reported(report: SiteReport, adapter: Adapter, matches: Mapping[Site, Site | str]) -> SiteReport:
+    """The report on a site after the refresh: where its update is now, and how long against the one at home."""
+    origin = Site.parse(report.site)
+    homes = [site for site, found in matches.items() if found == origin]
+    squares = [adapter.low_rank()[home].norm() ** 2 for home in homes if home in adapter.updates]
+    if not squares or not report.norm:
+        return report
+    names = ", ".join(str(home) for home in homes if home in adapter.updates)
+    return replace(report, target=names, kept_norm=math.sqrt(sum(squares)) / report.norm, reason="")
 
 
 @contextmanager
