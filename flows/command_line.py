@@ -126,7 +126,7 @@ def inspect(
     ] = False,
     base: Annotated[
         list[Path] | None,
-        typer.Option("--base", metavar="FOLDER", help="A base model to compare with, besides those known by heart."),
+        typer.Option("--base", metavar="FOLDER|FILE", help="A base model to compare with, beside those known."),
     ] = None,
 ) -> None:
     """Tell what an adapter file holds and which base model it is for."""
@@ -144,7 +144,7 @@ def rewrite(
     ],
     base: Annotated[
         str | None,
-        typer.Option("--base", metavar="NAME|FOLDER", help="The base model, where the file leaves it open."),
+        typer.Option("--base", metavar="NAME|FOLDER|FILE", help="The base model, where the file leaves it open."),
     ] = None,
     rank: Annotated[
         int | None,
@@ -159,7 +159,9 @@ def rewrite(
 
 @app.command()
 def compare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The folder of a base model, or a known one's name.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="Folder or file of a base model, or a known one's name.")
+    ],
     target: Annotated[str, typer.Argument(metavar="TARGET", help="The same of the base to move adapters to.")],
     as_json: AsJson = False,
     heat_map: Annotated[
@@ -175,8 +177,12 @@ def compare(
 
 @app.command()
 def plan(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of the base that adapters were made for.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Folder of the base that they are moved to.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder or file of the base that adapters were made for.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="Folder or file of the base that they are moved to.")
+    ],
     method: Annotated[str, typer.Option("--method", help="The transfer method: see docs/methods.md.")],
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="PLAN", help="The file (*.safetensors) or folder to write.")
@@ -200,10 +206,10 @@ def convert(  # noqa: PLR0913 - one argument per option
     ],
     plan: Annotated[Path | None, typer.Option("--plan", metavar="PLAN", help="A plan made by `lorax plan`.")] = None,
     source: Annotated[
-        Path | None, typer.Option("--source", metavar="FOLDER", help="The base that the adapter was made for.")
+        Path | None, typer.Option("--source", metavar="FOLDER|FILE", help="The base that the adapter was made for.")
     ] = None,
     target: Annotated[
-        Path | None, typer.Option("--target", metavar="FOLDER", help="The base that it is moved to.")
+        Path | None, typer.Option("--target", metavar="FOLDER|FILE", help="The base that it is moved to.")
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="The transfer method: see docs/methods.md.")] = None,
     probe: Probe = None,

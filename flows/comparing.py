@@ -11,10 +11,11 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from flows.adapter_files import open_bases
 from flows.look import UNLIMITED
 from flows.summary import console_for
 from lorax.base_model import BaseModel
-from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.checkpoint import Checkpoint
 from lorax.comparison import Comparison, compare_bases, compare_checkpoints
 from lorax.correspondence import WITHOUT_SOURCE
 from lorax.errors import Stop
@@ -47,13 +48,13 @@ def show_comparison(source: str, target: str, *, as_json: bool, heat_map: Path |
 
 
 def _open(wanted: str) -> Checkpoint | BaseModel:
-    folder = Path(wanted)
-    if folder.is_dir():
-        return open_checkpoint(folder, name=folder.resolve().name)
+    path = Path(wanted)
+    if path.exists():
+        return open_bases([path])[0]
     try:
         return known_base(wanted)
     except Stop as problem:
-        raise Stop(f"{wanted}: there is no such folder, and {problem}") from problem
+        raise Stop(f"{wanted}: there is no such folder or file, and {problem}") from problem
 
 
 def _compare(source: Checkpoint | BaseModel, target: Checkpoint | BaseModel) -> Comparison:

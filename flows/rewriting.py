@@ -46,7 +46,7 @@ def rewrite(path: Path, *, dialect: str, out: Path, base: str | None, rank: int 
     spoken = writable_dialect(dialect)
     check_destination(out)
     files = adapter_files(path)
-    checkpoint = open_bases([Path(base)])[0] if base is not None and Path(base).is_dir() else None
+    checkpoint = open_bases([Path(base)])[0] if base is not None and Path(base).exists() else None
     try:
         adapter, model = _read(files, base, checkpoint)
         stem = out.stem if names_a_file(out) else path.resolve().name.removesuffix(SUFFIX)

@@ -104,5 +104,6 @@ def _open(folder: str, name: str, labels: tuple[str, ...], _stamp: tuple[tuple[s
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    status = [(path, path.stat()) for path in sorted(folder.rglob("*.safetensors"))]
+    files = [folder] if folder.is_file() else sorted((*folder.rglob("*.safetensors"), *folder.rglob("*.gguf")))
+    status = [(path, path.stat()) for path in files]
     return tuple((str(path), found.st_size, found.st_mtime_ns) for path, found in status)

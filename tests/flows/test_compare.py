@@ -76,7 +76,7 @@ def test_an_unknown_base_is_refused_with_those_that_are_near() -> None:
     run = ask("sdx", "sdxl")
     assert run.exit_code == 2
     assert "sdxl" in run.stderr
-    assert "sdx: there is no such folder" in run.stderr
+    assert "sdx: there is no such folder or file" in run.stderr
 
 
 @pytest.mark.parametrize("word", [*RULES, *WITHOUT_SOURCE])
