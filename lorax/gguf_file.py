@@ -74,7 +74,17 @@ def open_gguf(path: Path) -> GgufFile:
     identity = Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     file = WeightFile(path, {}, {}, start - 8, identity)
     parameters = {tensor.name: _parameter(tensor, file, header, start) for tensor in header.tensors}
+    _refuse_overlap(parameters, header)
     return GgufFile(file, header.metadata, parameters)
+
+
+def _refuse_overlap(parameters: Mapping[str, Stored], header: _Header) -> None:
+    position = 0
+    entries = (piece.entry for stored in parameters.values() for piece in stored.pieces())
+    for entry in sorted(entries, key=lambda entry: entry.begin):
+        if entry.begin < position:
+            raise header.bad("bad-span", f"tensor {entry.name!r} overlaps the tensor before it; {_AGAIN}")
+        position = entry.end
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from lorax.checkpoint import open_checkpoint
 from lorax.comparison import compare_checkpoints
 from lorax.plan import load_plan
 from lorax.write import write_adapter
-from tests.lorax.test_one_file import compvis_file
 from tests.stand_ins.adapter_commands import ask
+from tests.stand_ins.original_files import compvis_file
 from tests.stand_ins.quantised_folders import gptq, llama_folder, quantised_llama
 from tests.stand_ins.tiny_bases import make_adapter, make_base, nudged
 

@@ -276,3 +276,29 @@ def test_a_picture_model_in_gguf_keeps_the_names_of_its_makers(tmp_path: Path) -
     assert found.base.sites == {site: shape for site, shape in small_base().sites.items() if site.component == "unet"}
     for site in found.base.sites:
         assert torch.equal(found.weight(site), state[f"{site.path}.weight"])
+
+
+def opens(path: Path) -> bool:
+    """Tells whether a base opens; whatever else than a reason is raised goes through."""
+    try:
+        open_checkpoint(path, name="x")
+    except Stop:
+        return False
+    return True
+
+
+def test_whatever_a_header_claims_the_answer_is_a_base_or_a_reason(
+    model: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    content = write_gguf(tmp_path / "small.gguf", model[1]).read_bytes()
+    chance = np.random.default_rng(0)
+    refused = 0
+    for number in range(300):
+        damaged = bytearray(content)
+        for at in chance.integers(8, 2600, 3):
+            damaged[at] = chance.integers(0, 256)
+        path = tmp_path / f"{number}.gguf"
+        path.write_bytes(damaged)
+        refused += not opens(path)
+        path.unlink()
+    assert refused > 100

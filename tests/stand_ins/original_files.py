@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lorax.base_model import BaseModel
+from lorax.checkpoint import open_checkpoint
+from lorax.inventories.sgm import sgm_names
 from lorax.naming import NamedModule
+from lorax.weight_file import open_weight_file, write_weight_file
 
+PREFIX = "model.diffusion_model."
 LEAVES = ("weight", "bias")
 
 
@@ -74,3 +80,46 @@ def _openclip_layer(plain: Mapping[str, Tensor], here: str, there: str) -> dict[
         }.items():  # fmt: skip
             found[f"{there}.{other}.{leaf}"] = plain[f"{here}.{name}.{leaf}"]
     return found
+
+
+def tensors_of(path: Path) -> dict[str, Tensor]:
+    """Returns all tensors of a file."""
+    file = open_weight_file(path)
+    return {name: file.read(name) for name in file.tensors}
+
+
+def unet_names(base: BaseModel) -> list[NamedModule]:
+    """Returns the modules of a U-Net under CompVis' names."""
+    return [module for module in sgm_names(base) if module.component == "unet"]
+
+
+def compvis_file(folder: Path, path: Path) -> Path:
+    """Writes a folder of the shape of Stable Diffusion 1 as one file, with what such files hold besides."""
+    base = open_checkpoint(folder, name="folder").base
+    unet = tensors_of(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    text = tensors_of(folder / "text_encoder" / "model.safetensors")
+    tensors = original_tensors(unet, unet_names(base), prefix=PREFIX)
+    for name, tensor in text.items():
+        tensors[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    tensors |= {
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(12)[None],
+        "first_stage_model.encoder.conv_in.weight": torch.randn(4, 3, 3, 3),
+        "model_ema.diffusion_modelinput_blocks00weight": torch.randn(4),
+        "betas": torch.rand(10),
+        "alphas_cumprod": torch.rand(10),
+    }
+    write_weight_file(path, tensors)
+    return path
+
+
+def expect_same(one: Path, other: Path) -> None:
+    """Asserts that two places hold one base: sites, weights, fingerprint."""
+    first, second = open_checkpoint(one, name="first"), open_checkpoint(other, name="second")
+    assert first.base.family == second.base.family
+    assert first.base.sites == second.base.sites
+    assert first.base.tables == second.base.tables
+    assert first.base.vectors == second.base.vectors
+    assert first.base.parameters == second.base.parameters
+    for site in (*first.base.sites, *first.base.tables):
+        assert torch.equal(first.weight(site), second.weight(site)), site
+    assert first.base.fingerprint == second.base.fingerprint
