@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorax.adapter import Adapter
 from lorax.probe import ProbeSettings
-from lorax.refresh_lessons import Drift, Exam, Lesson, Lessons, neutral_probe, own_samples
+from lorax.refresh_lessons import Drift, Exam, Lesson, OwnSamples, neutral_probe
 from lorax.refresh_student import Student
 from lorax.refresh_teacher import Memory, Teacher
 from lorax.running_model import RunningModel
@@ -25,8 +25,28 @@ from lorax.running_model import RunningModel
 Progress = Callable[[str, int, int], None]
 Starts = Adapter | Mapping[str, Adapter]
 """What to start from: a transferred adapter, or several by name, of which the best is taken."""
-_NEAR = 0.9
+_HELD_AT_ONCE = 4
+"""Neutral samples that a step is held by."""
+_NEAR_DRIFT = 0.9
 """Share of the allowed drift from which on it is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much there is to learn, for the settings that say nothing of it: NEAR for a good start, FAR for others."""
+
+    samples: int
+    steps: int
+    batch: int
+    rate: float
+
+
+NEAR = Pace(samples=64, steps=24, batch=8, rate=6e-3)
+"""Within a lineage: what was carried over is right already, but for details."""
+FAR = Pace(samples=256, steps=340, batch=4, rate=1.1e-2)
+"""Between bases of unrelated training, or where blocks are missing."""
+GOOD_START = 0.5
+"""Least divergence gain of a start that is near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +56,9 @@ class RefreshSettings:
     probe: prompts, length and noise levels of what is drawn (its `samples` is left aside);
     samples: to learn from; held_out: as many more that are never learnt from;
     steps, seconds: the budget, whichever ends first, drawing included; seconds None: steps alone;
-    batch: samples in a step; rate: the learning rate of updates with scale 1, reached after `warm_up` steps, falling to
-    0 at the end of the budget; up_rate, text_rate: times as much for up factors, in the text encoders of diffusion
+    batch: texts, or noisy pictures, in a step; rate: the learning rate of updates with scale 1, reached after `warm_up`
+    steps, falling to 0 at the end of the budget. None for any of samples, steps, batch and rate: see Pace;
+    up_rate, text_rate: times as much for up factors, in the text encoders of diffusion
     models; mix: of the two teachers, see Teacher;
     neutral: samples without adapter, one half to measure drift on, the other to hold it by; 0 does without both;
     hold: weight of what drift exceeds the one that the adapter causes in its own base, 0 leaves it free;
@@ -46,17 +67,17 @@ class RefreshSettings:
     """
 
     probe: ProbeSettings
-    samples: int = 128
-    held_out: int = 16
-    steps: int = 300
+    samples: int | None = None
+    held_out: int = 8
+    steps: int | None = None
     seconds: float | None = None
-    batch: int = 8
-    rate: float = 1.1e-2
+    batch: int | None = None
+    rate: float | None = None
     up_rate: float = 1.0
     text_rate: float = 0.25
-    warm_up: int = 10
-    mix: float = 0.25
-    neutral: int = 32
+    warm_up: int = 5
+    mix: float = 0.0
+    neutral: int = 16
     hold: float = 1.0
     checks: int = 5
     patience: int = 3
@@ -156,7 +177,7 @@ class _Shared:
         self.drift: Drift | None = None
         if settings.neutral:
             probe = neutral_probe(source, target, replace(settings.probe, samples=settings.neutral))
-            self.drift = Drift(source, target, probe, batches=-(-settings.neutral // settings.batch))
+            self.drift = Drift(source, target, probe, batches=-(-settings.neutral // _HELD_AT_ONCE))
 
 
 class _Refresh:
@@ -164,51 +185,60 @@ class _Refresh:
 
     def __init__(self, shared: _Shared, adapter: Adapter, starts: Starts, progress: Progress) -> None:
         self._began = time.perf_counter()
-        self._shared, self._settings, self._progress = shared, shared.settings, progress
+        self._shared, self._progress = shared, progress
         source, target, settings = shared.source, shared.target, shared.settings
+        self._allowed = shared.drift.at_home(adapter) if shared.drift is not None else 0.0
+        self._drift = 0.0
         self._teacher = Teacher(source, target, adapter, mix=settings.mix)
         self._memory = Memory(settings.memory)
-        count = replace(settings.probe, samples=settings.samples + settings.held_out)
         progress("draw samples", 0, 1)
-        drawn, prompts = own_samples(source, adapter, count)
-        progress("draw samples", 1, 1)
-        held = settings.held_out
-        probe = source.look_at(drawn[:held], prompts=prompts[:held], settings=settings.probe)
-        self._allowed = shared.drift.at_home(adapter) if shared.drift is not None else 0.0
+        samples = OwnSamples(source, adapter, settings.probe)
+        samples.draw(settings.held_out + (settings.samples or NEAR.samples))
+        probe = samples.probe(slice(settings.held_out))
         self._held_out = Exam.of(target, probe, Teacher(source, target, adapter, mix=0.0))
         self._without = self._held_out.divergence(None)
-        self._lessons = Lessons(source, drawn[held:], prompts[held:], settings=settings.probe)
         named = {"": starts} if isinstance(starts, Adapter) else dict(starts)
         self._starts = {name: self._gain(start) for name, start in named.items()}
         self._started_from = max(self._starts, key=self._starts.__getitem__)
         self._student = Student(named[self._started_from], device=target.device)
+        pace = NEAR if self._starts[self._started_from] >= GOOD_START else FAR
+        self._pace = Pace(
+            settings.samples or pace.samples,
+            settings.steps or pace.steps,
+            settings.batch or pace.batch,
+            settings.rate or pace.rate,
+        )
+        samples.draw(settings.held_out + self._pace.samples)
+        self._lessons = samples.lessons(slice(settings.held_out, None))
+        progress("draw samples", 1, 1)
 
     def done(self, stop: Callable[[], bool]) -> Refreshed:
         """Trains to the end of the budget, and gives the best state that a check has seen."""
         history = [self._check(0)]
         best, kept = history[0], self._student.copied()
-        every, step = max(1, round(self._settings.steps / self._settings.checks)), 0
+        steps = self._pace.steps
+        every, step = max(1, round(steps / self._shared.settings.checks)), 0
         for step in self._trained(stop):
-            if step % every and step < self._settings.steps:
+            if step % every and step < steps:
                 continue
             history.append(self._check(step))
             if history[-1].gain > best.gain:
                 best, kept = history[-1], self._student.copied()
-            if history.index(best) + self._settings.patience < len(history):
+            if history.index(best) + self._shared.settings.patience < len(history):
                 break
         if step > history[-1].step:
             history.append(self._check(step))
             if history[-1].gain > best.gain:
                 best, kept = history[-1], self._student.copied()
-        self._progress("refresh", self._settings.steps, self._settings.steps)
+        self._progress("refresh", steps, steps)
         return Refreshed(kept, tuple(history), best, self._starts, self._started_from, self._allowed)
 
     def _trained(self, stop: Callable[[], bool]) -> Iterator[int]:
         """Takes one step after the other and gives their number, from 1, until the budget is spent."""
-        settings = self._settings
-        optimiser = self._student.optimiser(settings.rate, up_rate=settings.up_rate, text_rate=settings.text_rate)
+        settings, pace = self._shared.settings, self._pace
+        optimiser = self._student.optimiser(pace.rate, up_rate=settings.up_rate, text_rate=settings.text_rate)
         began = self._elapsed()
-        for step, lesson in enumerate(self._lessons.batches(settings.batch)):
+        for step, lesson in enumerate(self._lessons.batches(pace.batch)):
             spent = self._spent(step, began)
             if spent >= 1 or stop():
                 return
@@ -218,7 +248,7 @@ class _Refresh:
             torch.autograd.backward(self._loss(lesson))
             self._hold(step)
             optimiser.step()
-            self._progress("refresh", step + 1, settings.steps)
+            self._progress("refresh", step + 1, pace.steps)
             yield step + 1
 
     def _loss(self, lesson: Lesson) -> Tensor:
@@ -230,8 +260,8 @@ class _Refresh:
 
     def _hold(self, step: int) -> None:
         """Adds the gradient of what drift exceeds the allowed one, once a check has seen it come near."""
-        drift, weight = self._shared.drift, self._settings.hold
-        if drift is None or not weight or self._drift < _NEAR * self._allowed:
+        drift, weight = self._shared.drift, self._shared.settings.hold
+        if drift is None or not weight or self._drift < _NEAR_DRIFT * self._allowed:
             return
         with self._shared.target.patched(self._student.adapter()):
             excess = drift.of_batch(step) - self._allowed * drift.unit
@@ -240,10 +270,10 @@ class _Refresh:
 
     def _spent(self, step: int, began: float) -> float:
         """Returns the share of the budget that is spent; time before the first step shortens the rest."""
-        share = step / self._settings.steps
-        if self._settings.seconds is None:
+        share, seconds = step / self._pace.steps, self._shared.settings.seconds
+        if seconds is None:
             return share
-        return max(share, (self._elapsed() - began) / max(self._settings.seconds - began, 1e-9))
+        return max(share, (self._elapsed() - began) / max(seconds - began, 1e-9))
 
     def _check(self, step: int) -> Check:
         adapter = self._student.adapter()

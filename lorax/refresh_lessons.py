@@ -42,14 +42,14 @@ class Lessons:
         self._model, self._samples, self._prompts, self._settings = model, samples, prompts, settings
 
     def batches(self, size: int) -> Iterator[Lesson]:
-        """Gives batches of at most `size` samples."""
+        """Gives batches of at most `size` rows."""
         generator = torch.Generator().manual_seed(self._settings.seed)
         shown, probe, number = self._settings, self._shown(self._settings), 0
         while True:
             wanted = self._model.shown_anew(self._settings, generator=generator)
             if wanted != shown:
                 shown, probe, number = wanted, self._shown(wanted), number + 1
-            rows = probe.batches(size * _rows(probe) // len(self._samples))
+            rows = probe.batches(size)
             for index in torch.randperm(len(rows), generator=generator).tolist():
                 yield Lesson(probe, rows[index], (number, index))
 
@@ -128,12 +128,42 @@ class Drift:
         return model.geometry.divergence(plain, model.run(self._probe, rows))
 
 
-def own_samples(source: RunningModel, adapter: Adapter, settings: ProbeSettings) -> tuple[Tensor, tuple[str, ...]]:
-    """Returns samples that source+adapter draws for the adapter's own words, and the prompt of each."""
-    words = [word for word in adapter.trigger_words if word not in settings.prompts]
-    prompts = prompts_for(settings, words)
-    with source.patched(adapter):
-        return source.samples(prompts, settings=settings, seed=settings.seed + _OWN_CHANCE), prompts
+class OwnSamples:
+    """Gives samples that source+adapter draws for the adapter's own words; more of them when more are wanted."""
+
+    def __init__(self, source: RunningModel, adapter: Adapter, settings: ProbeSettings) -> None:
+        self._source, self._adapter, self._settings = source, adapter, settings
+        self._words = [word for word in adapter.trigger_words if word not in settings.prompts]
+        self._drawn: list[Tensor] = []
+
+    def draw(self, count: int) -> None:
+        """Draws until there are `count` samples; how often it is called does not change what they are."""
+        settings, already = replace(self._settings, samples=count), sum(map(len, self._drawn))
+        if count <= already:
+            return
+        with self._source.patched(self._adapter):
+            fresh = self._source.samples(
+                prompts_for(settings, self._words),
+                settings=settings,
+                seed=settings.seed + _OWN_CHANCE,
+                rows=slice(already, None),
+            )
+        self._drawn.append(fresh)
+
+    def probe(self, rows: slice) -> Probe:
+        """Returns a probe that shows some of them."""
+        samples, prompts = self._some(rows)
+        return self._source.look_at(samples, prompts=prompts, settings=self._settings)
+
+    def lessons(self, rows: slice) -> Lessons:
+        """Returns lessons on some of them."""
+        samples, prompts = self._some(rows)
+        return Lessons(self._source, samples, prompts, settings=self._settings)
+
+    def _some(self, rows: slice) -> tuple[Tensor, tuple[str, ...]]:
+        drawn = torch.cat(self._drawn)
+        settings = replace(self._settings, samples=len(drawn))
+        return drawn[rows], prompts_for(settings, self._words)[rows]
 
 
 def neutral_probe(source: RunningModel, target: RunningModel, settings: ProbeSettings) -> Probe:
