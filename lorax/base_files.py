@@ -21,6 +21,7 @@ from lorax.gguf_names import language_model, speaks_of
 from lorax.inventories.known import read_config
 from lorax.one_file import recognise, refuse_adapter
 from lorax.quantisation import join_quantised, settings_beside
+from lorax.stacked_experts import with_experts
 from lorax.stored import Plain, Stored
 from lorax.templates import Placed
 from lorax.weight_file import PICKLE_SUFFIXES, WeightFile, open_weight_file
@@ -56,7 +57,9 @@ def open_base_files(path: Path) -> OpenBase:
         if path.is_dir():
             return _folder(path)
         if not path.exists():
-            raise Stop(f"{path}: there is no such folder and no such file; give the folder of a base model, or its file")
+            raise Stop(
+                f"{path}: there is no such folder and no such file; give the folder of a base model, or its file"
+            )
         return _file(path)
     except BadFile as error:
         raise Stop(f"{error} (reason {error.reason}). {_advice(error)}") from error
@@ -94,7 +97,7 @@ def _canonical(family: Family, component: str, folder: Path, files: Sequence[Wei
     """The parameters of a component whose files use the names of diffusers or transformers."""
     tensors = {name: Plain(file, entry) for file in files for name, entry in file.tensors.items()}
     parameters = join_quantised(tensors, settings_beside(folder), where=str(folder))
-    return {family.canonical(component, name): stored for name, stored in parameters.items()}
+    return with_experts({family.canonical(component, name): stored for name, stored in parameters.items()})
 
 
 def _component(folder: Path) -> OpenBase | None:

@@ -152,6 +152,42 @@ class Changed:
         return hashlib.sha256(_bytes(self.change(self.origin.raw()))).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Joined:
+    """Is several matrices of equal width, the rows of one below those of the other."""
+
+    parts: tuple[Stored, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Gives the shape of all parts together."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def dtype(self) -> str:
+        """Gives the element type of the parts, or their quantisation; several where they differ."""
+        return " ".join(dict.fromkeys(part.dtype for part in self.parts))
+
+    def read(self) -> Tensor:
+        """Reads all parts, float32."""
+        import torch
+
+        return torch.cat([part.read() for part in self.parts])
+
+    def pieces(self) -> tuple[Plain, ...]:
+        """Gives the pieces of all parts."""
+        return tuple(piece for part in self.parts for piece in part.pieces())
+
+    def content(self, hashed: Hashed) -> str:
+        """Gives the sha256 of the bytes one after the other; they are read once more for that."""
+        found = hashlib.sha256()
+        for part in self.parts:
+            if not isinstance(part, Plain):
+                return digest(["rows below rows", *(each.content(hashed) for each in self.parts)])
+            found.update(_bytes(part.raw()))
+        return found.hexdigest()
+
+
 def rows_of(stored: Stored, begin: int, end: int) -> Stored:
     """Gives some rows of a parameter. A quantised one is dequantised whole, and these rows of it are kept."""
     if isinstance(stored, Plain):
