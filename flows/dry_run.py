@@ -22,7 +22,7 @@ from flows.settings import Migration, PairTable
 from flows.states import PASSED, REJECTED, reasons
 from flows.summary import STYLES, Row, counts_of, rows_of
 from flows.to_do import Item, ToDo, base_folders, find_work, hub_of
-from flows.unscored import why_not_scored, without_weights
+from flows.unscored import not_runnable, require_runnable, why_not_scored
 from lorax.prepare import key_for
 from tasks.bases import open_base
 from tasks.grouping import Candidate, group_adapters
@@ -44,6 +44,7 @@ class _Look:
 
 def dry_run(migration: Migration, folders: Folders, console: Console) -> int:
     """Shows what would become of every entry, and the path of the report; returns the exit status, 0."""
+    require_runnable(migration)
     run_id = new_run_id()
     with _copy_of_ledger(folders, run_id) as ledger:
         look = _Look(migration, folders, Journal(ledger))
@@ -143,8 +144,8 @@ def _would_convert(
             steps.append("it is on the hub")
     if not item.found["decision"]["publish"]:
         steps.append("would not be published: " + "; ".join(text for _, text in item.found["decision"]["reasons"]))
-    if without := without_weights(look.migration, pair):
-        return outcome(item, REJECTED, DRY_RUN, "; ".join([*steps, why_not_scored(without)]))
+    if unfit := not_runnable(look.migration, pair):
+        return outcome(item, REJECTED, DRY_RUN, "; ".join([*steps, why_not_scored(unfit)]))
     return outcome(item, PASSED, DRY_RUN, "; ".join(steps))
 
 

@@ -31,7 +31,7 @@ from flows.states import reasons
 from flows.stopwatch import stopwatch
 from flows.summary import Row, counts_of, plain_table, rows_of
 from flows.to_do import ToDo
-from flows.unscored import settle_unscored
+from flows.unscored import require_runnable, settle_unscored
 from tasks.border import Ended
 from tasks.crash_points import BEFORE_REPORT, BEFORE_RUN_FINISHED, crash_point
 from tasks.record import record
@@ -65,6 +65,7 @@ def migrate(migration: Path, data: Path | None = None) -> dict[str, Any]:
     settings = load_migration(migration)
     folders = Folders(data_folder(data))
     logger = get_run_logger()
+    require_runnable(settings)
     with opened(settings, folders, watcher=watcher(logger.info), watch=stopwatch()) as run:
         was_cut_short = run.journal.was_cut_short(settings.name)
         reconcile(run)
@@ -85,7 +86,7 @@ def _work_on(run: Run, todo: ToDo) -> None:
             run.record([outcome_of_ending(item, prepared) for item in items])
             continue
         converted = convert_adapters(run, prepared, items, dialect=pair.dialect)
-        if prepared["without_weights"]:
+        if prepared["not_runnable"]:
             settle_unscored(run, prepared, converted)
             continue
         passed = score_conversions(run, prepared, converted)

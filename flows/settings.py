@@ -44,11 +44,11 @@ class CatalogueTable(Table):
 
 
 class BaseTable(Table):
-    """A base model: a folder or, without one, a known name; and the words by which files and catalogues call it."""
+    """A base model: where it lies or, without that, a known name; and how files and catalogues call it."""
 
     path: Path | None = Field(
         default=None,
-        description="Folder in diffusers' layout, weights as safetensors. Without, nothing can be scored or published.",
+        description="Folder or file of the base. What cannot be run, a file for one, is never scored or published.",
     )
     known: str = Field(
         default="", description="In place of a path: name or label of a known base; empty: the name of the table."
@@ -213,8 +213,8 @@ def _contradictions(migration: Migration, file: Path) -> Iterator[str]:
     for name, base in migration.bases.items():
         if base.path and base.known:
             yield f"{file} [bases.{name}]: known: a base with a path needs no other name; give one of the two"
-        if base.path and not base.path.is_dir():
-            yield f"{file} [bases.{name}]: path: there is no folder {base.path}; expected the folder of a base model"
+        if base.path and not base.path.exists():
+            yield f"{file} [bases.{name}]: path: there is no folder {base.path}; expected a base model (docs/bases.md)"
     first: dict[str, int] = {}
     for number, pair in enumerate(migration.pairs, start=1):
         where = f"{file} [[pairs]] number {number}"

@@ -23,6 +23,9 @@ from lorax.errors import Stop, Unsupported
 if TYPE_CHECKING:
     from torch import Tensor
 
+NAME_ALONE = "it is known by name alone"
+TWO_ENCODERS = "this version runs pipelines of one text encoder"
+ONLY_READ = "this version runs U-Nets with a text encoder, and language models"
 NEAR = 4
 """How many names are offered in place of one that nobody knows."""
 
@@ -62,6 +65,16 @@ def has_weights(base: Checkpoint) -> bool:
     return not isinstance(base, NamedBase)
 
 
+def why_not_runnable(base: Checkpoint) -> str:
+    """Says why a base cannot be run, so that nothing can be calibrated or scored on it; "" where it can."""
+    if base.not_runnable:
+        return base.not_runnable
+    folder = base.folder
+    if (folder / "unet").is_dir():
+        return TWO_ENCODERS if any(site.component == "text_encoder_2" for site in base.base.sites) else ""
+    return "" if (folder / "config.json").is_file() else ONLY_READ
+
+
 def candidates(bases: Sequence[BaseFolder]) -> list[BaseModel]:
     """Returns the bases that a file may belong to: those of the migration, then all others known without weights."""
     named = {id(known_base(base["known"])) for base in bases if base.get("known")}
@@ -95,7 +108,7 @@ def near_names(wanted: str, known: Sequence[str]) -> list[str]:
 def _named(known: str, name: str, labels: tuple[str, ...]) -> NamedBase:
     base = known_base(known)
     words = tuple(dict.fromkeys((*labels, base.name, *base.labels)))
-    return NamedBase(dataclasses.replace(base, name=name, labels=words), Path(), {})
+    return NamedBase(dataclasses.replace(base, name=name, labels=words), Path(), {}, NAME_ALONE)
 
 
 @lru_cache(maxsize=8)

@@ -21,7 +21,7 @@ from lorax.plan import HEADER
 from lorax.prepare import key_for, prepare_plan_file
 from lorax.probe import ProbeSettings
 from lorax.weight_file import open_weight_file
-from tasks.bases import BaseFolder, has_weights, open_base
+from tasks.bases import BaseFolder, has_weights, open_base, why_not_runnable
 from tasks.crash_points import AFTER_PLAN_SAVED, WHILE_COMPILING, crash_point
 from tasks.device import device
 from tasks.leftovers import sweep_plans
@@ -50,8 +50,8 @@ class PreparedPlan(TypedDict):
 class PreparedPair(TypedDict):
     """Plans by method, and the file that holds how alike the two bases are at each site.
 
-    `without_weights` names the bases that are known by name alone. Where there is one nothing can be run: there are
-    neither controls to score beside nor a likeness, and `similarity` is empty.
+    `not_runnable` says of bases that cannot be run why not. Where there is one nothing can be scored, so there are no
+    controls to score beside. `similarity` is empty where a base is known by name alone.
     """
 
     source: str
@@ -59,7 +59,7 @@ class PreparedPair(TypedDict):
     method: str
     plans: dict[str, PreparedPlan]
     similarity: str
-    without_weights: list[str]
+    not_runnable: dict[str, str]
 
 
 def prepare_pair(
@@ -76,10 +76,10 @@ def prepare_pair(
     Raises lorax.errors.Stop for an unknown method or setting, or a base that does not open.
     """
     bases = (open_base(source), open_base(target))
-    without = [base.base.name for base in bases if not has_weights(base)]
+    unfit = {base.base.name: why for base in bases if (why := why_not_runnable(base))}
     folder = Path(plans)
     ready: dict[str, PreparedPlan] = {}
-    for name, chosen in {**{control: {} for control in CONTROLS if not without}, method: settings}.items():
+    for name, chosen in {**{control: {} for control in CONTROLS if not unfit}, method: settings}.items():
         ready[name] = find_or_compile(bases, method=name, settings=chosen, probe=probe_settings(probe), folder=folder)
         tick("plan")
     sweep_plans(folder)
@@ -88,8 +88,8 @@ def prepare_pair(
         target=target["name"],
         method=method,
         plans=ready,
-        similarity="" if without else str(_similarity(bases, folder)),
-        without_weights=without,
+        similarity=str(_similarity(bases, folder)) if all(map(has_weights, bases)) else "",
+        not_runnable=unfit,
     )
 
 

@@ -68,7 +68,10 @@ def test_nothing_is_measured_intended_or_published(moved: SmallWorld) -> None:
 
 def test_the_outcome_says_why_where_the_file_lies_and_what_is_lost(moved: SmallWorld) -> None:
     for row in conversions(moved).values():
-        assert "not scored, so never published: sd1.5 and bk-sdm-small are known by name alone" in row["text"]
+        assert (
+            "not scored, so never published: sd1.5 cannot be run (it is known by name alone) and bk-sdm-small cannot"
+            in row["text"]
+        )
         assert f"{row['sites_mapped']} of {row['sites_total']} sites have a home in bk-sdm-small" in row["text"]
         assert f"{row['dropped_norm_share']:.1%} of the squared norm has none" in row["text"]
         folder = moved.data / row["text"].rpartition("the files lie in ")[2]
@@ -124,7 +127,9 @@ def test_a_dry_run_says_that_nothing_could_be_scored(tmp_path: Path) -> None:
     [entry] = json.loads(next((world.data / "reports").glob("*.json")).read_text())["entries"]
     assert (entry["state"], entry["reason"]) == ("rejected", "dry-run")
     assert "would be converted from sd1.5 to small-sd by copy" in entry["text"]
-    assert "not scored, so never published: sd1.5 and small-sd are known by name alone" in entry["text"]
+    assert (
+        "not scored, so never published: sd1.5 cannot be run (it is known by name alone) and small-sd" in entry["text"]
+    )
 
 
 @pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
@@ -157,3 +162,18 @@ def test_a_base_that_gets_a_path_or_another_dialect_makes_its_entries_other_work
         identity(text.replace('method = "copy"', 'method = "copy"\ndialect = "kohya"')),
     ]
     assert len(set(identities)) == len(identities)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--dry-run",)])
+@pytest.mark.usefixtures("prefect_server")
+def test_a_method_that_runs_bases_stops_at_one_that_can_only_be_read(
+    small_world: SmallWorld, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    world = small_world.copy_to(tmp_path)
+    text = world.settings.read_text().replace('"bases/tiny-v2"', '"bases/tiny-v2/unet"')
+    world.settings.write_text(text.replace('method = "copy"', 'method = "calibrated"'))
+    run = command(world, "migrate", str(world.settings), *arguments)
+    assert run.exit_code == 2, run.output
+    assert "method 'calibrated' needs activations" in run.output
+    assert "tiny-v2 cannot be run" in run.output
+    assert not (world.data / "store").exists()

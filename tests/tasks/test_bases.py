@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from lorax.adapter import Site
 from lorax.base_models import known_bases
 from lorax.errors import Stop, Unsupported
 from tasks import bases
-from tasks.bases import BaseFolder, candidates, has_weights, known_base, open_base
+from tasks.bases import BaseFolder, candidates, has_weights, known_base, open_base, why_not_runnable
 from tests.stand_ins.small_world import SOURCE, SmallWorld
 from tests.tasks.conftest import base_folders
 
@@ -61,3 +62,16 @@ def test_a_base_that_a_migration_names_does_not_rival_itself(world: SmallWorld) 
 def test_a_folder_without_a_base_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(Stop, match="no known family"):
         open_base(BaseFolder(name="old", path=str(tmp_path), labels=[]))
+
+
+def test_why_a_base_cannot_be_run_is_known_before_anybody_tries(world: SmallWorld, tmp_path: Path) -> None:
+    whole = base_folders(world)[0]
+    folder = Path(whole["path"])
+    unet = BaseFolder(name="part", path=str(folder / "unet"), labels=[])
+    shutil.copytree(folder, tmp_path / "two")
+    shutil.copytree(folder / "text_encoder", tmp_path / "two" / "text_encoder_2")
+    assert why_not_runnable(open_base(whole)) == ""
+    assert "it is the unet alone" in why_not_runnable(open_base(unet))
+    assert why_not_runnable(open_base(named("sdxl"))) == "it is known by name alone"
+    two = open_base(BaseFolder(name="two", path=str(tmp_path / "two"), labels=[]))
+    assert why_not_runnable(two) == "this version runs pipelines of one text encoder"

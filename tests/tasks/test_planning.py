@@ -137,10 +137,21 @@ def test_bases_that_are_known_by_name_have_plans_of_their_own_and_nothing_to_sco
     pairs = {known: by_name(known, tmp_path) for known in ("bk-sdm-small", "sdxl")}
     for known, pair in pairs.items():
         assert list(pair["plans"]) == ["copy"]
-        assert (pair["without_weights"], pair["similarity"]) == (["sd1.5", known], "")
+        assert (list(pair["not_runnable"]), pair["similarity"]) == (["sd1.5", known], "")
         assert pair["plans"]["copy"]["target"] == known
     assert len({pair["plans"]["copy"]["key"] for pair in pairs.values()}) == 2
 
 
 def test_a_pair_with_weights_lacks_nothing(world: SmallWorld, tmp_path: Path) -> None:
-    assert prepare(world, tmp_path, method="copy")["without_weights"] == []
+    assert prepare(world, tmp_path, method="copy")["not_runnable"] == {}
+
+
+def test_a_base_that_can_be_read_and_not_run_has_plans_a_likeness_and_no_controls(
+    world: SmallWorld, tmp_path: Path
+) -> None:
+    source, target = base_folders(world)
+    part = BaseFolder(name="part", path=str(Path(target["path"]) / "unet"), labels=[])
+    pair = prepare_pair(source=source, target=part, method="lora-x", settings={}, probe=PROBE, plans=str(tmp_path))
+    assert list(pair["plans"]) == ["lora-x"]
+    assert list(pair["not_runnable"]) == ["part"]
+    assert json.loads(Path(pair["similarity"]).read_text())
