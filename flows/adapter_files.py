@@ -85,13 +85,21 @@ def adapters_in(folder: Path) -> Iterator[AdapterFiles]:
 
 def open_bases(paths: Sequence[Path]) -> list[Checkpoint]:
     """Opens base models, folders or files, each named as it is on the disk. Raises Stop."""
-    return [open_checkpoint(path, name=_base_name(path.resolve())) for path in paths]
+    return [open_checkpoint(path, name=_base_name(path)) for path in paths]
 
 
 def _base_name(path: Path) -> str:
-    """The name of a folder, or of a file without its ending; what every model calls its parts says nothing."""
-    name = path.name if path.is_dir() else path.stem.removesuffix(".fp16")
-    return _base_name(path.parent) if name in _NAMES_OF_PARTS else name
+    """The name of a folder, or of a file without its ending; what every model calls its parts says nothing.
+
+    A link to a file is not followed: in the cache of Hugging Face the file itself is called by its hash.
+    """
+    if path.is_dir():
+        place = path.resolve()
+        name = place.parent.parent.name.rpartition("--")[2] if place.parent.name == "snapshots" else place.name
+    else:
+        place = path.absolute()
+        name = place.stem.removesuffix(".fp16")
+    return _base_name(place.parent) if name in _NAMES_OF_PARTS else name
 
 
 def _adapters_of(folder: Path) -> list[AdapterFiles]:

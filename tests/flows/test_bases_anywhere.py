@@ -102,3 +102,13 @@ def test_a_base_is_named_by_what_says_most(given: str, name: str, tmp_path: Path
 
     assert found.base.name == name
     assert torch.isfinite(found.weight(next(iter(found.base.sites)))).all()
+
+
+def test_a_base_in_the_cache_of_hugging_face_is_named_by_its_model(tmp_path: Path) -> None:
+    folder = make_base(tmp_path / "models--someone--tiny" / "snapshots" / "0123abcd", seed=0)
+    blob = compvis_file(folder, tmp_path / "models--someone--tiny" / "0f1e2d.safetensors")
+    (folder / "tiny-v1.safetensors").symlink_to(blob)
+
+    found = open_bases([folder, folder / "unet", folder / "tiny-v1.safetensors"])
+
+    assert [each.base.name for each in found] == ["tiny", "tiny", "tiny-v1"]

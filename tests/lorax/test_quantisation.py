@@ -207,3 +207,34 @@ def test_numbers_are_unpacked_from_words_that_they_straddle(bits: int) -> None:
     numbers = torch.randint(0, 2**bits, (3, 64), generator=torch.Generator().manual_seed(bits))
 
     assert torch.equal(unpack(words_of(numbers.tolist(), bits), bits, 64), numbers)
+
+
+@pytest.mark.parametrize("shape", [(5, 30), (3, 5), (2, 64)])
+def test_four_bits_are_read_by_hand_where_rows_are_no_whole_blocks(shape: tuple[int, int], tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    count, block, outer = shape[0] * shape[1], 8, 2
+    blocks = -(-count // block)
+    numbers = torch.randint(0, 16, (count + count % 2,), generator=generator, dtype=torch.uint8)
+    levels, table = torch.rand(16, generator=generator), torch.rand(256, generator=generator)
+    magnitudes = torch.randint(0, 256, (blocks,), generator=generator, dtype=torch.uint8)
+    nested = torch.rand(-(-blocks // outer), generator=generator)
+    state = {
+        "quant_type": "nf4", "blocksize": block, "dtype": "float16", "shape": list(shape), "nested_blocksize": outer,
+        "nested_dtype": "float32", "nested_offset": 0.25,
+    }  # fmt: skip
+    parts = {
+        "weight": (numbers[::2] << 4 | numbers[1::2])[:, None],
+        "weight.absmax": magnitudes,
+        "weight.quant_map": levels,
+        "weight.nested_absmax": nested,
+        "weight.nested_quant_map": table,
+        "weight.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
+    }
+
+    found = with_one_quantised(tmp_path, parts, {"quant_method": "bitsandbytes"})
+
+    expected = torch.empty(count)
+    for i in range(count):
+        magnitude = table[int(magnitudes[i // block])] * nested[i // block // outer] + 0.25
+        expected[i] = levels[int(numbers[i])] * magnitude
+    assert torch.allclose(found.weight(Site("model", Q)), expected.reshape(shape), rtol=1e-6)
