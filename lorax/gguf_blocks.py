@@ -6,24 +6,16 @@ Layouts are those of ggml (ggml-common.h of llama.cpp). Each function takes (n, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from lorax.gguf_types import SIZES
+
 _CURVE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """The sixteen levels of IQ4_NL and IQ4_XS."""
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-
-
-@dataclass(frozen=True, slots=True)
-class BlockType:
-    """Is one type of ggml: how many numbers and how many bytes a block has, and what it decodes to."""
-
-    numbers: int
-    size: int
-    decode: Callable[[Tensor], Tensor]
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
@@ -140,19 +132,24 @@ def _iq4_xs(blocks: Tensor) -> Tensor:
     return (factors[:, :, None] * numbers).reshape(-1, 256)
 
 
-BLOCKS: dict[str, BlockType] = {
-    "Q4_0": BlockType(32, 18, _q4_0),
-    "Q4_1": BlockType(32, 20, _q4_1),
-    "Q5_0": BlockType(32, 22, _q5_0),
-    "Q5_1": BlockType(32, 24, _q5_1),
-    "Q8_0": BlockType(32, 34, _q8_0),
-    "Q2_K": BlockType(256, 84, _q2_k),
-    "Q3_K": BlockType(256, 110, _q3_k),
-    "Q4_K": BlockType(256, 144, _q4_k),
-    "Q5_K": BlockType(256, 176, _q5_k),
-    "Q6_K": BlockType(256, 210, _q6_k),
-    "IQ4_NL": BlockType(32, 18, _iq4_nl),
-    "IQ4_XS": BlockType(256, 136, _iq4_xs),
-    "MXFP4": BlockType(32, 17, _mxfp4),
+DECODERS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "MXFP4": _mxfp4,
 }
-"""Every type of blocks that is read here."""
+"""What the blocks of every type decode to."""
+
+
+def decode_blocks(name: str, content: Tensor) -> Tensor:
+    """Gives the numbers of some blocks of a type, in one row, from their bytes in one row."""
+    return DECODERS[name](content.reshape(-1, SIZES[name].size)).reshape(-1)

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 
 from lorax.errors import BadFile
-from lorax.gguf_blocks import BLOCKS
+from lorax.gguf_types import BLOCKS, PLAIN, SIZES
 from lorax.quantisations import QUANTISATIONS
 from lorax.safe_header import ELEMENT_BYTES, TensorEntry
 from lorax.stored import Plain, Quantised, Stored
@@ -23,12 +23,6 @@ from lorax.weight_file import Identity, WeightFile
 MAGIC = b"GGUF"
 _MOST_HEADER_BYTES = 128 * 2**20
 _MOST_TENSORS, _MOST_VALUES, _MOST_TEXT, _KEPT = 40_000, 100_000, 2**24, 8
-_FLOATS = {0: "F32", 1: "F16", 30: "BF16", 28: "F64", 24: "I8", 25: "I16", 26: "I32", 27: "I64"}
-_BLOCKS = {
-    2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K",
-    14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S",
-    22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
-}  # fmt: skip
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
 _AGAIN = "download the file again"
@@ -102,17 +96,17 @@ def _parameter(tensor: _Tensor, file: WeightFile, header: _Header, start: int) -
     shape = tuple(int(size) for size in original) if isinstance(original, tuple) else tensor.shape
     if prod(shape) != prod(tensor.shape):
         raise header.bad("bad-shape", f"tensor {tensor.name!r} is {list(tensor.shape)} and was {list(shape)}")
-    if (dtype := _FLOATS.get(tensor.kind)) is not None:
+    if (dtype := PLAIN.get(tensor.kind)) is not None:
         size = prod(shape) * ELEMENT_BYTES[dtype]
         return Plain(file, _entry(tensor, dtype, shape, size, header, start))
-    block = BLOCKS.get(_BLOCKS.get(tensor.kind, ""))
+    block = SIZES.get(BLOCKS.get(tensor.kind, ""))
     if block is None or tensor.shape[-1] % block.numbers:
-        kind = _BLOCKS.get(tensor.kind, f"number {tensor.kind}")
-        expected = f"read are F32, F16, BF16, {', '.join(BLOCKS)}; take another quantisation of the model"
+        kind = BLOCKS.get(tensor.kind, f"number {tensor.kind}")
+        expected = f"read are F32, F16, BF16, {', '.join(SIZES)}; take another quantisation of the model"
         raise header.bad("bad-dtype", f"tensor {tensor.name!r} {list(tensor.shape)} is of type {kind}; {expected}")
     size = prod(shape) // block.numbers * block.size
     plain = Plain(file, _entry(tensor, "U8", (size,), size, header, start))
-    settings = {"type": _BLOCKS[tensor.kind], "shape": shape}
+    settings = {"type": BLOCKS[tensor.kind], "shape": shape}
     return Quantised(QUANTISATIONS["gguf"], {"ggml_blocks": plain}, settings, shape)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
+from lorax.gguf_types import SIZES
 from lorax.quantisation import Misfit, Quantisation, Settings
 
 if TYPE_CHECKING:
@@ -17,18 +18,14 @@ _ROLE = "ggml_blocks"
 
 
 def _block_type(settings: Settings) -> str:
-    from lorax.gguf_blocks import BLOCKS
-
     name = str(settings.get("type"))
-    if name not in BLOCKS:
-        raise Misfit(f"its numbers are {name}; read are F32, F16, BF16, {', '.join(BLOCKS)}")
+    if name not in SIZES:
+        raise Misfit(f"its numbers are {name}; read are F32, F16, BF16, {', '.join(SIZES)}")
     return name
 
 
 def _shape(tensors: Mapping[str, Plain], settings: Settings) -> tuple[int, ...]:
-    from lorax.gguf_blocks import BLOCKS
-
-    kind = BLOCKS[_block_type(settings)]
+    kind = SIZES[_block_type(settings)]
     shape = settings.get("shape")
     whole = isinstance(shape, tuple) and prod(shape) % kind.numbers == 0
     if (
@@ -41,10 +38,9 @@ def _shape(tensors: Mapping[str, Plain], settings: Settings) -> tuple[int, ...]:
 
 
 def _decode(tensors: Mapping[str, Tensor], settings: Settings, shape: tuple[int, ...]) -> Tensor:
-    from lorax.gguf_blocks import BLOCKS
+    from lorax.gguf_blocks import decode_blocks
 
-    kind = BLOCKS[_block_type(settings)]
-    return kind.decode(tensors[_ROLE].reshape(-1, kind.size)).reshape(shape)
+    return decode_blocks(_block_type(settings), tensors[_ROLE]).reshape(shape)
 
 
 QUANTISATION = Quantisation(

@@ -17,7 +17,8 @@ from lorax.adapter import Site
 from lorax.base_model import BaseModel
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import Stop
-from lorax.gguf_blocks import BLOCKS
+from lorax.gguf_blocks import DECODERS, decode_blocks
+from lorax.gguf_types import SIZES
 
 HEADS, KEY_HEADS, HEAD = 4, 2, 8
 WIDTH = HEADS * HEAD
@@ -26,7 +27,7 @@ TYPES = gguf.GGMLQuantizationType
 
 def random_blocks(name: str, count: int) -> np.ndarray:
     """Returns random bytes of a type's blocks whose scales are ordinary numbers."""
-    kind = BLOCKS[name]
+    kind = SIZES[name]
     found = np.random.default_rng(0).integers(0, 256, (count, kind.size), dtype=np.uint8)
     halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "MXFP4": ()}.get(name, (0, 2))
     for at in halves[: 1 if name in {"Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS"} else 2]:
@@ -36,18 +37,22 @@ def random_blocks(name: str, count: int) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("name", DECODERS)
 def test_every_type_of_block_decodes_as_ggml_does(name: str) -> None:
     blocks = random_blocks(name, 7)
-    kind = BLOCKS[name]
+    kind = SIZES[name]
 
-    ours = kind.decode(torch.from_numpy(blocks))
+    ours = decode_blocks(name, torch.from_numpy(blocks).reshape(-1)).reshape(7, -1)
 
     theirs = gguf.quants.dequantize(blocks, TYPES[name])
     assert gguf.GGML_QUANT_SIZES[TYPES[name]] == (kind.numbers, kind.size)
     assert ours.shape == (7, kind.numbers)
     assert torch.allclose(ours, torch.from_numpy(theirs).reshape(7, -1), rtol=1e-6, atol=1e-7)
     assert ours.abs().max() > 0
+
+
+def test_every_type_with_a_size_has_a_decoder() -> None:
+    assert SIZES.keys() == DECODERS.keys()
 
 
 def llama(folder: Path) -> LlamaForCausalLM:
@@ -293,7 +298,7 @@ def test_whatever_a_header_claims_the_answer_is_a_base_or_a_reason(
     content = write_gguf(tmp_path / "small.gguf", model[1]).read_bytes()
     chance = np.random.default_rng(0)
     refused = 0
-    for number in range(300):
+    for number in range(150):
         damaged = bytearray(content)
         for at in chance.integers(8, 2600, 3):
             damaged[at] = chance.integers(0, 256)
@@ -301,4 +306,4 @@ def test_whatever_a_header_claims_the_answer_is_a_base_or_a_reason(
         path.write_bytes(damaged)
         refused += not opens(path)
         path.unlink()
-    assert refused > 100
+    assert refused > 50
