@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lorax.adapter import Site
 from lorax.base_model import BaseModel
+from lorax.block_likeness import VERSION as LIKENESS_VERSION
 from lorax.block_likeness import by_likeness
 from lorax.checkpoint import Checkpoint
 from lorax.correspondence import Aligner, Rule, evenly
@@ -48,6 +49,18 @@ def correspondence_by_weights(source: Checkpoint, target: Checkpoint) -> Mapping
     return correspondence(source.base, target.base, align=by_likeness(source, target))
 
 
+def aligner_of(source: BaseModel, target: BaseModel) -> str:
+    """Names how stacks of unequal depth are paired: by their weights where both bases have some, else evenly."""
+    return f"likeness {LIKENESS_VERSION}" if source.fingerprint and target.fingerprint else "evenly"
+
+
+def pairing(source: Checkpoint, target: Checkpoint) -> Mapping[Site, Site | str]:
+    """Returns the correspondence that plans go by: the best that the bases allow, as `aligner_of` names it."""
+    if aligner_of(source.base, target.base) == "evenly":
+        return correspondence(source.base, target.base)
+    return correspondence_by_weights(source, target)
+
+
 def without_home(source: BaseModel, target: BaseModel) -> frozenset[Site]:
     """Returns the source sites whose updates have no target site to go to."""
     return frozenset(source.sites) - set(correspondence(source, target).values())
@@ -55,7 +68,7 @@ def without_home(source: BaseModel, target: BaseModel) -> frozenset[Site]:
 
 def similarity(source: Checkpoint, target: Checkpoint, *, energy: float = 0.5) -> list[SiteSimilarity]:
     """Measures likeness at every target site whose source has the same shape, in the order of sites."""
-    pairs = sorted(correspondence(source.base, target.base).items())
+    pairs = sorted(pairing(source, target).items())
     return [
         site_similarity(source, target, site, origin, energy=energy)
         for site, origin in pairs

@@ -13,6 +13,8 @@ from lorax.adapter import Site
 from lorax.checkpoint import Checkpoint
 from lorax.correspondence import Aligner, Stack, evenly
 
+VERSION = 1
+"""Belongs to the key of every plan between bases with weights: raise it whenever stacks are paired in another way."""
 SAMPLE = 2**16
 """Entries of a weight that its cosine is estimated from; the standard error is then at most 0.004."""
 LEAST_LIKENESS = 0.1

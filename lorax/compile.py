@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from lorax.adapter import Site
-from lorax.base_pair import correspondence
+from lorax.base_pair import pairing
 from lorax.checkpoint import Checkpoint
 from lorax.decoder_pair import DecoderPair
 from lorax.errors import Stop
@@ -85,7 +85,7 @@ def compilation(
         source_base=source.base,
         target_base=target.base,
     )
-    matches = sorted(correspondence(source.base, target.base).items())
+    matches = sorted(pairing(source, target).items())
     return Compilation(source, target, chosen, head, matches, DecoderPair.of(source, target))
 
 

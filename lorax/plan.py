@@ -22,6 +22,7 @@ from torch import Tensor
 from lorax import __version__
 from lorax.adapter import Site, SiteShape
 from lorax.base_model import BaseModel
+from lorax.base_pair import aligner_of
 from lorax.correspondence import VERSION as CORRESPONDENCE_VERSION
 from lorax.errors import Stop
 from lorax.method import Method, Product, Setting, Term
@@ -175,6 +176,7 @@ def plan_key(
     body = {
         "format": FORMAT,
         "correspondence": CORRESPONDENCE_VERSION,
+        "aligner": aligner_of(source, target),
         "source": content_of(source),
         "target": content_of(target),
         "method": chosen.name,

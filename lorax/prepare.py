@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorax.adapter import Site
-from lorax.base_pair import correspondence
+from lorax.base_pair import pairing
 from lorax.calibration import collect_statistics
 from lorax.checkpoint import Checkpoint
 from lorax.compile import compilation, compile_plan, compile_to
@@ -100,9 +100,7 @@ def _statistics(
 ) -> dict[Site, SiteStatistics]:
     models = load_pair(source.folder, target.folder, device=device)
     drawn = PROBES["neutral"].draw(models[0], models[1], None, calibration_probe(probe))
-    pairs = {
-        site: origin for site, origin in correspondence(source.base, target.base).items() if isinstance(origin, Site)
-    }
+    pairs = {site: origin for site, origin in pairing(source, target).items() if isinstance(origin, Site)}
     return collect_statistics(
         models[0],
         models[1],

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lorax import compile as compiling
-from lorax.checkpoint import Checkpoint
-from lorax.compile import Compilation, compilation, compile_to
+from lorax.adapter import Site
+from lorax.checkpoint import Checkpoint, open_checkpoint
+from lorax.compile import Compilation, compilation, compile_plan, compile_to
 from lorax.errors import Stop
 from lorax.method import SiteStatistics
-from lorax.plan import PlannedSite, load_plan
+from lorax.plan import PlannedSite, load_plan, plan_key
 from lorax.plan_pieces import Pieces
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - fixture
 from tests.stand_ins.tiny_decoders import DecoderPair, decoders  # noqa: F401 - fixture
@@ -36,6 +38,27 @@ def test_what_is_compiled_to_disk_is_byte_for_byte_what_is_saved_from_memory(
     assert path.name == saved.name
     assert path.read_bytes() == saved.read_bytes()
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_stacks_of_unequal_depth_are_paired_by_their_weights_where_both_bases_have_some(
+    digits: Path,
+    has_weights: bool,  # noqa: FBT001
+) -> None:
+    """The target keeps the second of the source's two transformer blocks, under the name of the first."""
+    full, slim = (open_checkpoint(digits / "bases" / name, name=name) for name in ("digits-v1", "digits-slim"))
+    places = {
+        site: full.places.get(Site("unet", site.path.replace("mer_blocks.0.", "mer_blocks.1.")), full.places[site])
+        for site in slim.base.sites
+    }
+    target = Checkpoint(slim.base if has_weights else replace(slim.base, fingerprint=""), full.folder, places)
+
+    plan = compile_plan(full, target, method="copy", settings={})
+
+    sources = {str(site.target): str(site.source) for site in plan.sites}
+    stack = "unet:up_blocks.0.attentions.1.transformer_blocks"
+    assert sources[f"{stack}.0.attn1.to_q"] == f"{stack}.{int(has_weights)}.attn1.to_q"
+    assert plan.key == plan_key(full.base, target.base, method="copy", settings={}, probe_id="")
 
 
 def test_what_lies_around_a_site_of_a_language_model_is_the_same_in_whatever_order_sites_are_compiled(
