@@ -61,7 +61,8 @@ class RefreshSettings:
     up_rate, text_rate: times as much for up factors, in the text encoders of diffusion
     models; mix: of the two teachers, see Teacher;
     neutral: samples without adapter, one half to measure drift on, the other to hold it by; 0 does without both;
-    hold: weight of what drift exceeds the one that the adapter causes in its own base, 0 leaves it free;
+    hold: weight of what drift exceeds the allowed one, 0 leaves it free; allowed: how much that is, in times of what
+    the adapter causes in its own base;
     checks: how often the held-out samples are looked at; patience: checks without progress that end it;
     memory: bytes of teachers' outputs that are kept.
     """
@@ -79,6 +80,7 @@ class RefreshSettings:
     mix: float = 0.0
     neutral: int = 16
     hold: float = 1.0
+    allowed: float = 1.0
     checks: int = 5
     patience: int = 3
     memory: int = 1 << 30
@@ -103,7 +105,7 @@ class Refreshed:
     """The best adapter that a refresh came by, all checks, the first of them of the start, and the best one.
 
     starts: divergence gain of every start that there was to choose from; started_from: the name of the chosen one;
-    allowed_drift: what the adapter causes in its own base, to which the refresh was held.
+    allowed_drift: that to which the refresh was held.
     """
 
     adapter: Adapter
@@ -187,7 +189,7 @@ class _Refresh:
         self._began = time.perf_counter()
         self._shared, self._progress = shared, progress
         source, target, settings = shared.source, shared.target, shared.settings
-        self._allowed = shared.drift.at_home(adapter) if shared.drift is not None else 0.0
+        self._allowed = settings.allowed * shared.drift.at_home(adapter) if shared.drift is not None else 0.0
         self._drift = 0.0
         self._teacher = Teacher(source, target, adapter, mix=settings.mix)
         self._memory = Memory(settings.memory)
@@ -252,8 +254,8 @@ class _Refresh:
             yield step + 1
 
     def _loss(self, lesson: Lesson) -> Tensor:
-        wanted = self._memory.get(lesson.key, lambda: self._teacher.outputs(lesson.probe, lesson.rows))
-        target = self._shared.target
+        teacher, target = self._teacher, self._shared.target
+        wanted = self._memory.get(lesson.key, lambda: teacher.outputs(lesson.probe, lesson.rows))
         with target.patched(self._student.adapter()):
             found = target.run(lesson.probe, lesson.rows)
         return target.geometry.divergence(wanted, found).mean()

@@ -23,11 +23,14 @@ _OWN_CHANCE = 77_003
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lesson:
-    """Some rows of a probe, to be learnt in one step; rows with equal `key` are the same rows."""
+    """Some rows of a probe, to be learnt in one step.
+
+    key: lessons of equal number are the same; None for one that never comes again.
+    """
 
     probe: Probe
     rows: slice
-    key: tuple[int, int]
+    key: int | None
 
 
 class Lessons:
@@ -44,14 +47,14 @@ class Lessons:
     def batches(self, size: int) -> Iterator[Lesson]:
         """Gives batches of at most `size` rows."""
         generator = torch.Generator().manual_seed(self._settings.seed)
-        shown, probe, number = self._settings, self._shown(self._settings), 0
+        shown, probe = self._settings, self._shown(self._settings)
         while True:
             wanted = self._model.shown_anew(self._settings, generator=generator)
             if wanted != shown:
-                shown, probe, number = wanted, self._shown(wanted), number + 1
+                shown, probe = wanted, self._shown(wanted)
             rows = probe.batches(size)
             for index in torch.randperm(len(rows), generator=generator).tolist():
-                yield Lesson(probe, rows[index], (number, index))
+                yield Lesson(probe, rows[index], index if shown == self._settings else None)
 
     def _shown(self, settings: ProbeSettings) -> Probe:
         return self._model.look_at(self._samples, prompts=self._prompts, settings=settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,15 +43,15 @@ class Memory:
     """Keeps tensors by key until their bytes exceed a limit; what found no room is computed again when asked for."""
 
     def __init__(self, limit: int) -> None:
-        self._left, self._kept = limit, dict[Hashable, Tensor]()
+        self._left, self._kept = limit, dict[int, Tensor]()
 
-    def get(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
-        """Returns the tensor of a key, computed when it is first asked for."""
-        if key in self._kept:
+    def get(self, key: int | None, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns the tensor of a key, computed when it is first asked for; without a key it is not kept."""
+        if key is not None and key in self._kept:
             return self._kept[key]
         found = compute()
         size = found.numel() * found.element_size()
-        if size <= self._left:
+        if key is not None and size <= self._left:
             self._left -= size
             self._kept[key] = found
         return found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -7,9 +8,12 @@ import pytest
 import torch
 
 from lorax.adapter import Adapter, LowRank
+from lorax.base_model import BaseModel
 from lorax.errors import Stop
 from lorax.language_model import load_language_model
-from lorax.refresh import Refreshed, RefreshSettings, refresh, refresh_many
+from lorax.refresh import FAR, NEAR, Refreshed, RefreshSettings, refresh, refresh_many
+from lorax.refresh_lessons import OwnSamples
+from lorax.refresh_start import completed
 from lorax.running_model import RunningModel
 from tests.stand_ins.pairs import SETTINGS as PICTURES
 from tests.stand_ins.pairs import Pair, lineage  # noqa: F401 - a fixture
@@ -24,6 +28,7 @@ QUICK = {"samples": 24, "held_out": 8, "steps": 40, "batch": 6, "rate": 1e-2, "w
 class Case:
     """A pair of models, an adapter of the source, a weak start for the target, and settings of some seconds."""
 
+    base: BaseModel
     source: RunningModel
     target: RunningModel
     adapter: Adapter
@@ -46,7 +51,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     match = "proj" if request.param == "language" else "attn"
     adapter = make_adapter(pair.source.base, strength=2.0, match=match)
     quick = RefreshSettings(settings, **QUICK)
-    return Case(pair.source_model, pair.target_model, adapter, weakened(adapter), quick)
+    return Case(pair.source.base, pair.source_model, pair.target_model, adapter, weakened(adapter), quick)
 
 
 def factors(adapter: Adapter) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -137,3 +142,81 @@ def test_another_vocabulary_is_refused(case: Case, tmp_path_factory: pytest.Temp
 
     with pytest.raises(Stop, match=r"vocabular|cannot be run on the same inputs"):
         refresh(case.source, stranger, case.adapter, case.start, case.settings)
+
+
+def test_the_best_of_several_starts_is_taken(case: Case) -> None:
+    wrong = replace(
+        case.start, updates={site: replace(each, scale=-each.scale) for site, each in case.start.low_rank().items()}
+    )
+
+    found = refresh(
+        case.source,
+        case.target,
+        case.adapter,
+        {"wrong": wrong, "right": case.start},
+        replace(case.settings, steps=2),
+    )
+
+    assert found.started_from == "right"
+    assert found.starts["right"] > found.starts["wrong"]
+    assert found.start.gain == pytest.approx(found.starts["right"], abs=1e-4)
+
+
+def test_a_held_drift_stays_below_that_of_a_free_one(case: Case) -> None:
+    free, held = (case.refreshed(hold=weight, allowed=0.1, checks=10, patience=10) for weight in (0.0, 30.0))
+
+    assert free.history[-1].drift > free.allowed_drift
+    assert held.history[-1].drift < 0.8 * free.history[-1].drift
+
+
+def test_without_neutral_samples_nothing_is_said_of_drift(case: Case) -> None:
+    found = case.refreshed(neutral=0, steps=2)
+
+    assert math.isnan(found.best.drift)
+
+
+def test_both_teachers_can_be_mixed(case: Case) -> None:
+    found = case.refreshed(mix=0.5)
+
+    assert found.best.gain > found.start.gain
+
+
+def test_a_good_start_is_given_less_to_learn_than_a_bad_one(case: Case) -> None:
+    settings = replace(case.settings, steps=None, samples=None, batch=None, rate=None, seconds=0.0)
+    asked: list[int] = []
+
+    def told(stage: str, _done: int, total: int) -> None:
+        if stage == "refresh":
+            asked.append(total)
+
+    for start in (case.adapter, case.start):
+        refresh(case.source, case.target, case.adapter, start, settings, progress=told)
+
+    assert asked == [NEAR.steps, FAR.steps]
+
+
+def test_samples_are_the_same_however_often_they_are_drawn(case: Case) -> None:
+    at_once, bit_by_bit = (OwnSamples(case.source, case.adapter, case.settings.probe) for _ in range(2))
+    at_once.draw(7)
+    for wanted in (2, 5, 7):
+        bit_by_bit.draw(wanted)
+
+    first, second = (each.probe(slice(None)) for each in (at_once, bit_by_bit))
+    with torch.no_grad():
+        outputs = [case.source.run(probe, slice(None)) for probe in (first, second)]
+
+    assert torch.allclose(*outputs, atol=1e-5)
+
+
+def test_a_site_that_a_conversion_left_empty_begins_at_zero_and_learns(case: Case) -> None:
+    bases = [case.base] * 2
+    first, *rest = sorted(case.start.updates)
+    without = replace(case.start, updates={site: case.start.updates[site] for site in rest})
+
+    whole = completed(without, case.adapter, *bases)
+
+    assert set(whole.updates) == set(case.start.updates)
+    assert not bool(whole.low_rank()[first].dense().any())
+    assert whole.low_rank()[first].rank == case.adapter.low_rank()[first].rank
+    found = refresh(case.source, case.target, case.adapter, whole, replace(case.settings, steps=20))
+    assert bool(found.adapter.low_rank()[first].dense().any())
