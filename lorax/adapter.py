@@ -71,8 +71,9 @@ class SiteShape:
 class LowRank:
     """Holds the update scale * up @ down of one weight.
 
-    up: (out, rank) float32; down: (rank, in*kh*kw) float32; kernel as in SiteShape. Only where an adapter was read into
-    memory that somebody gave, to be converted and written at once, factors are in the half precision of their file.
+    up: (out, rank) float32; down: (rank, in*kh*kw) float32; kernel as in SiteShape. Only on the way from file to file,
+    where an adapter is read into memory that somebody gave, are factors in the half precision of their file; all their
+    numbers have been found finite then.
     """
 
     up: Tensor

@@ -18,6 +18,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -32,6 +33,8 @@ from lorax.operators import Identity, Operator
 from lorax.plan import Plan, PlannedSite
 from lorax.recompression import added, recompressed
 
+_SITES_AT_ONCE = 32
+"""Sites whose norms are worth a thread."""
 _LEAST_KEPT = 1e-4
 """An update of which a map keeps a smaller share of its norm is mostly rounding; it is not blown up."""
 
@@ -188,11 +191,17 @@ class _Stack:
         count, ranks = len(self.updates), {update.rank for update in self.updates}
         if len(ranks) > 1 or "ups" not in self.__dict__:
             return torch.stack([_square(update) for update in self.split()])
-        rank = ranks.pop()
-        ups = self.ups.reshape(-1, count, rank).movedim(1, 0)
-        downs = self.downs.reshape(count, rank, -1)
-        squares: Tensor = ((ups.mT @ ups) * (downs @ downs.mT)).sum((1, 2))
-        return squares.clamp_min(0)
+        ups = self.ups.reshape(-1, count, ranks.pop()).permute(1, 2, 0)
+        downs = self.downs.reshape(count, ups.shape[1], -1)
+        return (torch.bmm(ups, ups.mT).mul_(torch.bmm(downs, downs.mT))).sum((1, 2)).clamp_min_(0)
+
+
+def _squares(before: _Stack, after: _Stack | None) -> tuple[Tensor, Tensor]:
+    """The squared norms of updates, and of what became of them."""
+    squares = before.squares()
+    if after is None:
+        return squares, torch.zeros_like(squares)
+    return squares, squares if after is before else after.squares()
 
 
 def _square(update: LowRank) -> Tensor:
@@ -223,12 +232,13 @@ def _in_shape(update: LowRank, shape: SiteShape | None) -> LowRank:
 
 
 class _Norms:
-    """Gathers the norms of updates before and after; they are looked at once, when all of them are under way."""
+    """Gathers the norms of updates before and after, which another thread computes while products are formed here."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[PlannedSite, int, float]] = []
-        self._before: list[Tensor] = []
-        self._after: list[Tensor] = []
+        self._waiting: list[tuple[_Stack, _Stack | None]] = []
+        self._squares: list[Future[list[tuple[Tensor, Tensor]]]] = []
+        self._elsewhere = ThreadPoolExecutor(1)
         self._lost: dict[int, Tensor] = {}
 
     def add(self, planned: PlannedSite, holders: Sequence[int], before: _Stack, after: _Stack | None) -> None:
@@ -237,19 +247,23 @@ class _Norms:
             self._lost |= dict(enumerate(after.lost, start=len(self._rows)))
         scales = [abs(update.scale) for update in before.updates]
         self._rows += [(planned, index, scale) for index, scale in zip(holders, scales, strict=True)]
-        squares = before.squares()
-        self._before.append(squares)
-        if after is None:
-            self._after.append(torch.zeros_like(squares))
-        else:
-            self._after.append(squares if after is before else after.squares())
+        self._waiting.append((before, after))
+        if len(self._waiting) == _SITES_AT_ONCE:
+            self._begin()
+
+    def _begin(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        self._squares.append(self._elsewhere.submit(lambda: [_squares(*stacks) for stacks in waiting]))
 
     def reports(self, adapters: int) -> list[dict[Site, SiteReport]]:
         """Gives, for each of the adapters, what became of its sites that the plan knows."""
         found: list[dict[Site, SiteReport]] = [{} for _ in range(adapters)]
         if not self._rows:
             return found
-        before, after = torch.cat(self._before).sqrt().tolist(), torch.cat(self._after).sqrt().tolist()
+        self._begin()
+        self._elsewhere.shutdown()
+        squares = zip(*(pair for some in self._squares for pair in some.result()), strict=True)
+        before, after = (torch.cat(each).sqrt().tolist() for each in squares)
         for row, ((planned, index, scale), was, now) in enumerate(zip(self._rows, before, after, strict=True)):
             site, home = planned.source or planned.target, str(planned.target) if planned.term is not None else None
             lost = float(self._lost.get(row, 0.0))

@@ -21,7 +21,8 @@ _CARRIERS = (
 )  # fmt: skip
 
 
-_SUMMED = frozenset({torch.float32, torch.float16, torch.bfloat16})
+HALVES = frozenset({torch.float16, torch.bfloat16})
+_SUMMED = HALVES | {torch.float32}
 
 
 def count_non_finite(tensor: Tensor) -> int:

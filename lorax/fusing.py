@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -68,7 +69,10 @@ def _factors(update: Update, site: Site) -> LowRank:
 def _shared_down(updates: Sequence[LowRank]) -> bool:
     first = updates[0]
     return len(updates) > 1 and all(
-        other.scale == first.scale and other.rank == first.rank and torch.equal(other.down, first.down)
+        other.scale == first.scale
+        and other.rank == first.rank
+        and other.down.dtype == first.down.dtype
+        and torch.equal(other.down, first.down)
         for other in updates[1:]
     )
 
@@ -81,9 +85,14 @@ def _height(named: NamedModule) -> int:
     return max(part.rows[1] for part in named.parts if part.rows is not None)
 
 
+def _widest(found: Mapping[Site, LowRank]) -> torch.dtype:
+    """The element type that holds the up factors of all parts: some may be halves."""
+    return reduce(torch.promote_types, (update.up.dtype for update in found.values()))
+
+
 def _side_by_side(found: Mapping[Site, LowRank], named: NamedModule) -> LowRank:
     first = next(iter(found.values()))
-    up = first.up.new_zeros(_height(named), first.rank)
+    up = first.up.new_zeros(_height(named), first.rank, dtype=_widest(found))
     for site, rows in _rows(named).items():
         if site in found:
             up[rows] = found[site].up
@@ -93,7 +102,7 @@ def _side_by_side(found: Mapping[Site, LowRank], named: NamedModule) -> LowRank:
 def _block_diagonal(found: Mapping[Site, LowRank], named: NamedModule) -> LowRank:
     first = next(iter(found.values()))
     scale = first.scale if all(update.scale == first.scale for update in found.values()) else 1.0
-    up = first.up.new_zeros(_height(named), sum(update.rank for update in found.values()))
+    up = first.up.new_zeros(_height(named), sum(update.rank for update in found.values()), dtype=_widest(found))
     downs, position = [], 0
     for site, rows in _rows(named).items():
         if site not in found:

@@ -20,7 +20,7 @@ from lorax.base_model import BaseModel
 from lorax.dialect import Strength
 from lorax.errors import BadFile, Refused, TryLater, Unsupported
 from lorax.examine import AdapterFiles, Examination, Module, examine
-from lorax.factors import count_non_finite
+from lorax.factors import HALVES, count_non_finite
 from lorax.identify import identify
 from lorax.loaded_file import Allocate, LoadedFile
 from lorax.metadata import carried, trigger_words
@@ -31,7 +31,6 @@ from lorax.weight_file import ReadLimits
 __all__ = ["AdapterFiles", "assemble", "read_adapter"]
 
 _DEFAULT_LIMITS = ReadLimits()
-_HALVES = frozenset({torch.float16, torch.bfloat16})
 _WORTH_A_THREAD = 2**18
 """Bytes that take longer to be hashed than a thread takes to start."""
 
@@ -137,7 +136,7 @@ class _Reader:
 
     def _as_stored(self, name: str) -> Tensor:
         tensor = self._examination.container.file.read(name)
-        return self._checked(name, tensor if tensor.dtype in _HALVES else tensor.float())
+        return self._checked(name, tensor if tensor.dtype in HALVES else tensor.float())
 
     def _computes_nothing(self, module: Module) -> bool:
         """Whether the tensors of a module become an update as they are, up to cutting and reshaping."""

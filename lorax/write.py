@@ -16,7 +16,7 @@ from lorax.base_model import BaseModel
 from lorax.dialect import Dialect, EncodedFile, EncodedModule, Writing
 from lorax.dialects import DIALECTS
 from lorax.errors import Refused, Stop, Unsupported
-from lorax.factors import count_non_finite
+from lorax.factors import HALVES, count_non_finite
 from lorax.fusing import fuse_updates, fuse_vectors
 from lorax.naming import NamedModule
 from lorax.weight_file import WrittenFile, write_file, write_hashed
@@ -24,7 +24,6 @@ from lorax.weight_file import WrittenFile, write_file, write_hashed
 FALLBACK = "diffusers"
 """The dialect of conversions of adapters whose own dialect is only read."""
 _SHOWN = 3
-_BYTES_OF_HALVES = 2
 
 
 def write_adapter(
@@ -137,7 +136,7 @@ def _halves(adapter: Adapter) -> Iterator[int]:
     """Where factors lie that are as a file held them, and so were looked at when it was read: only those are halves."""
     for update in adapter.updates.values():
         if isinstance(update, LowRank):
-            yield from (factor.data_ptr() for factor in (update.up, update.down) if factor.itemsize == _BYTES_OF_HALVES)
+            yield from (factor.data_ptr() for factor in (update.up, update.down) if factor.dtype in HALVES)
 
 
 def _refuse_overflow(file: EncodedFile, folder: Path, known: Collection[int]) -> None:
