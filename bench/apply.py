@@ -1,23 +1,28 @@
-"""Seconds per adapter of read + convert + write, against three others, in one run.
+"""Seconds per adapter of converting files in a stream, against three others, in one run.
 
-    OMP_NUM_THREADS=1 python bench/apply.py [--adapters 4] [--rank 32] [--repeats 3]
+    OMP_NUM_THREADS=1 python bench/apply.py [--adapters 8] [--rank 32] [--repeats 5] [--json FILE]
 
-The adapters are kohya files of half precision with the true names of SD 1.5, on its 264 text and attention modules.
-Plans: `copy` (nothing to compute), `subspace` (projectors of rank 320 on both sides, as lora-x compiles them) and
-`dense` (full maps, as calibrated compiles them). Beside what lorax does, one adapter at a time and all at once:
+The adapters are kohya files of half precision with the true names of SD 1.5, on its 264 text and attention modules;
+lorax converts them by `convert_files`, as the main job does: files in, files out, hashed and on the disk. Plans:
+`copy` (nothing to compute), `subspace` (projectors of rank 320 on both sides, as lora-x compiles them) and `dense`
+(full maps, as calibrated compiles them). The others:
 
-  (a) dense   the way of papers and public code: form the update, multiply by explicit projectors, take an SVD back.
-              Measured at square sites of three widths, and scaled to all sites by counted operations.
-  (b) gemm    nothing but the products with the plan's operators, of the same shapes, all adapters at once.
-  (c) file    reading, hashing, hashing and writing the same bytes.
+(a) the way of papers and public code: form the update, multiply by explicit projectors, take an SVD back. Measured at
+square sites of three widths, and scaled to all sites by counted operations; reading and writing are left out.
+(b) nothing but the products with the plan's operators, of the same shapes, four adapters at a time.
+(c) reading, hashing and writing the same bytes, on the disk at the end: one sha256 of the weights that come in, one of
+the weights that go out, which headers of kohya's hold, and one of the whole file that goes out.
 
-Every figure is the least of the repeats; CPU seconds stand beside wall seconds, because machines are shared.
+Each figure is the least of the repeats, in which all take turns. Wall seconds: (a), (b) and (c) run in one thread;
+lorax reads, computes and writes at the same time. CPU seconds are of all threads together, so that nothing can hide
+behind something else; there the sum of (b) and (c) is the least that anything could take.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -36,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lorax.adapter import Adapter, BaseVerdict, LowRank, Site, SiteShape
 from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
-from lorax.convert import Conversion, convert_adapters
+from lorax.convert_files import convert_files
 from lorax.examine import AdapterFiles
 from lorax.method import Term
 from lorax.operators import Dense, Identity, Operator, Projector, projector
@@ -45,6 +50,9 @@ from lorax.read import read_adapter
 from lorax.write import write_adapter
 
 SUBSPACE = 320
+HASHES = 3
+TOGETHER = 4
+"""Adapters whose products are formed at once, as many as lorax computes together."""
 MEASURED_WIDTHS = (320, 640, 1280)
 
 
@@ -63,15 +71,31 @@ class Cost:
         return Cost(self.wall + other.wall, self.cpu + other.cpu)
 
 
+@dataclass(frozen=True)
+class Row:
+    """What one plan costs, beside the others."""
+
+    plan: str
+    gflop: float
+    own: Cost
+    slow: Cost
+    gemm: Cost
+    file: Cost
+
+
+def least(costs: Sequence[Cost]) -> Cost:
+    """Returns the least wall and the least CPU seconds."""
+    return Cost(min(each.wall for each in costs), min(each.cpu for each in costs))
+
+
 def cost(work: Callable[[], object], repeats: int) -> Cost:
     """Measures some work."""
-    walls, cpus = [], []
+    costs = []
     for _ in range(repeats):
         began, spent = time.perf_counter(), time.process_time()
         work()
-        walls.append(time.perf_counter() - began)
-        cpus.append(time.process_time() - spent)
-    return Cost(min(walls), min(cpus))
+        costs.append(Cost(time.perf_counter() - began, time.process_time() - spent))
+    return least(costs)
 
 
 def true_sites(base: BaseModel) -> dict[Site, SiteShape]:
@@ -165,84 +189,140 @@ def dense_way(width: int, rank: int) -> Callable[[], object]:
     return convert
 
 
+def distance(one: int, other: int) -> int:
+    """Returns how far apart two widths are."""
+    return abs(one - other)
+
+
 def dense_cost(base: BaseModel, rank: int, repeats: int) -> Cost:
     """Estimates the dense way at all sites from square sites of some widths."""
     found = Cost(0.0, 0.0)
     speeds = {width: cost(dense_way(width, rank), repeats) for width in MEASURED_WIDTHS}
     for shape in true_sites(base).values():
         short = min(shape.out_features, shape.columns)
-        width = min(MEASURED_WIDTHS, key=lambda each, short=short: abs(each - short))
+        width = min(MEASURED_WIDTHS, key=partial(distance, short))
         share = dense_operations(shape, rank) / dense_operations(SiteShape(width, width), rank)
         found += Cost(speeds[width].wall * share, speeds[width].cpu * share)
     return found
 
 
 def copy_files(files: Sequence[AdapterFiles], folder: Path) -> None:
-    """Reads, hashes, hashes and writes the same bytes, durably."""
+    """Reads the same bytes, hashes them as often as lorax has to, and writes them, on the disk at the end."""
     for file in files:
-        content = file.weights.read_bytes()
-        for _ in range(2):
-            hashlib.sha256(content).digest()
-        with (folder / f"copy-{file.weights.name}").open("wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
+        copy_file(file, folder)
 
 
-def write_all(results: Sequence[object], folder: Path, base: BaseModel) -> None:
-    """Writes what came of a conversion."""
-    for index, result in enumerate(results):
-        if isinstance(result, Conversion):
-            write_adapter(result.adapter, folder, dialect="kohya", base=base, stem=f"out-{index}", metadata={})
+def copy_file(file: AdapterFiles, folder: Path) -> None:
+    """Does so with one of them."""
+    content = file.weights.read_bytes()
+    for _ in range(HASHES):
+        hashlib.sha256(content).digest()
+    draft = folder / f".{file.weights.name}"
+    with draft.open("wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(folder / file.weights.name)
 
 
-def measure(base: BaseModel, folder: Path, *, count: int, rank: int, repeats: int) -> Table:
-    """Returns the table."""
-    files = make_files(folder, base, count=count, rank=rank)
-    adapters = [read_adapter(file, candidates=[base]) for file in files]
-    read = cost(lambda: [read_adapter(file, candidates=[base]) for file in files], repeats).per(count)
-    copied = cost(lambda: copy_files(files, folder), repeats).per(count)
+def convert(plan: Plan, files: Sequence[AdapterFiles], folder: Path) -> None:
+    """Converts all files as users do. Raises what one of them could not be converted for."""
+    for found in convert_files(plan, files, folder=lambda _source: folder):
+        if found.problem is not None:
+            raise found.problem
+
+
+def measure(base: BaseModel, folder: Path, *, count: int, rank: int, repeats: int) -> list[Row]:
+    """Measures all plans; the others take turns with lorax, for machines are shared."""
+    files = make_files(folder / "in", base, count=count, rank=rank)
+    few = [read_adapter(file, candidates=[base]) for file in files[:TOGETHER]]
     slow = dense_cost(base, rank, repeats)
-    size = files[0].weights.stat().st_size
-    table = Table(
-        title=f"{count} adapters of rank {rank}, {size / 1e6:.1f} MB, {len(true_sites(base))} sites, "
-        f"{torch.get_num_threads()} threads; wall (CPU) seconds per adapter"
-    )
-    heads = ("plan", "GFLOP", "read", "convert 1", "convert all", "write", "total", "(a) dense", "(b) gemm", "(c) file")
-    for head in (*heads, "(a) / total", "total / max(b, c)", "total / (b + c)"):
-        table.add_column(head, justify="right")
+    rows = []
     for name, operator in PLANS.items():
         plan = make_plan(base, operator)
-        products, operations = bare_products(plan, adapters)
-        bare = cost(products, repeats).per(count)
-        single = cost(partial(convert_adapters, plan, adapters[:1]), repeats)
-        together = cost(partial(convert_adapters, plan, adapters), repeats).per(count)
-        results = convert_adapters(plan, adapters)
-        write = cost(partial(write_all, results, folder, base), repeats).per(count)
-        total = read + together + write
-        costs = (read, single, together, write, total, slow, bare, copied)
-        ratios = (slow.cpu / total.cpu, total.cpu / max(bare.cpu, copied.cpu), total.cpu / (bare.cpu + copied.cpu))
-        table.add_row(
-            name,
-            f"{operations / count / 1e9:.1f}",
-            *(f"{each.wall:.2f} ({each.cpu:.2f})" for each in costs),
-            *(f"{ratio:.1f}" for ratio in ratios),
-        )
-    table.caption = "ratios of CPU seconds"
-    return table
+        products, operations = bare_products(plan, few)
+        own: list[Cost] = []
+        gemm: list[Cost] = []
+        file: list[Cost] = []
+        for _ in range(repeats):
+            own.append(cost(partial(convert, plan, files, folder / "out"), 1).per(count))
+            gemm.append(cost(products, 1).per(len(few)))
+            file.append(cost(partial(copy_files, files, folder / "out"), 1).per(count))
+        rows.append(Row(name, operations / len(few) / 1e9, least(own), slow, least(gemm), least(file)))
+    return rows
+
+
+HEADS = (
+    "plan",
+    "GFLOP",
+    "lorax",
+    "(a) dense",
+    "(b) products",
+    "(c) bytes",
+    "(a) / lorax",
+    "lorax / max(b, c)",
+    "lorax / (b + c)",
+)
+
+
+def cells(row: Row, figure: Callable[[Cost], float]) -> list[str]:
+    """Returns a line of the table for wall or for CPU seconds."""
+    own, slow, gemm, file = map(figure, (row.own, row.slow, row.gemm, row.file))
+    seconds = (f"{each:.3f}" for each in (own, slow, gemm, file))
+    ratios = (f"{slow / own:.0f}", f"{own / max(gemm, file):.2f}", f"{own / (gemm + file):.2f}")
+    return [row.plan, f"{row.gflop:.1f}", *seconds, *ratios]
+
+
+def arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("adapters", 8), ("rank", 32), ("repeats", 5)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Measures and prints one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("adapters", 4), ("rank", 32), ("repeats", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    chosen = parser.parse_args()
+    """Measures, prints two tables, and writes what docs/benchmarks.md is made of."""
+    chosen = arguments()
     torch.manual_seed(0)
     base = next(each for each in known_bases() if each.name == "sd1.5")
     with tempfile.TemporaryDirectory() as folder:
-        table = measure(base, Path(folder), count=chosen.adapters, rank=chosen.rank, repeats=chosen.repeats)
-    Console(width=200).print(table)
+        rows = measure(base, Path(folder), count=chosen.adapters, rank=chosen.rank, repeats=chosen.repeats)
+    tables = [
+        {
+            "title": "Wall seconds per adapter",
+            "columns": HEADS,
+            "rows": [cells(row, lambda cost: cost.wall) for row in rows],
+        },
+        {
+            "title": "CPU seconds per adapter",
+            "columns": HEADS,
+            "rows": [cells(row, lambda cost: cost.cpu) for row in rows],
+        },
+    ]
+    for each in tables:
+        table = Table(*HEADS, title=str(each["title"]))
+        for line in each["rows"]:
+            table.add_row(*line)
+        Console(width=140).print(table)
+    if chosen.json:
+        about = (__doc__ or "").split("\n\n")
+        facts = {
+            "PyTorch": torch.__version__,
+            "threads": str(torch.get_num_threads()),
+            "cores": str(os.cpu_count()),
+            "adapters": str(chosen.adapters),
+            "rank": str(chosen.rank),
+        }
+        stored = {
+            "title": "Apply",
+            "command": about[1].strip(),
+            "about": "\n\n".join([about[0], *about[2:]]).strip(),
+            "made_with": facts,
+            "tables": tables,
+        }
+        chosen.json.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
