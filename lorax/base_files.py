@@ -140,7 +140,10 @@ def _seen(folder: Path) -> str:
     said = config.get("_class_name") or config.get("model_type")
     if said:
         return f"its config.json says {str(said)[:80]!r}; "
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLE_SUFFIXES)
+    names = sorted(folder.iterdir())
+    if unfinished := [path.name for path in names if path.suffix.lower() in _UNFINISHED]:
+        return f"{unfinished[0]} is a download that was not finished, {_AGAIN}; "
+    pickles = [path.name for path in names if path.suffix.lower() in PICKLE_SUFFIXES]
     return f"{pickles[0]} is a pickle, and {_SAFETENSORS}; " if pickles else ""
 
 
@@ -214,6 +217,8 @@ def weight_paths(folder: Path) -> list[Path]:
         return candidates
     if candidates and all(_SHARD.fullmatch(path.stem) for path in candidates):
         raise Stop(f"{folder}: found {', '.join(found)}; the list of the parts (….index.json) is missing; {_AGAIN}")
+    if unfinished := [name for name in found if Path(name).suffix.lower() in _UNFINISHED]:
+        raise Stop(f"{folder}: the download of {unfinished[0]} was not finished; {_AGAIN}")
     pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLE_SUFFIXES]
     seen = ", ".join(found) or "no safetensors file" + (f" beside {pickles[0]}, a pickle" if pickles else "")
     also = "; name the file itself where it is another" if candidates else ""

@@ -96,3 +96,22 @@ def test_a_folder_of_a_class_that_is_not_known_says_which(tmp_path: Path) -> Non
 
     with pytest.raises(Stop, match="KolorsUNet"):
         open_checkpoint(tmp_path, name="x")
+
+
+def test_a_folder_whose_download_was_cut_off_says_so(tmp_path: Path) -> None:
+    make_base(tmp_path / "tiny", seed=0)
+    weights = tmp_path / "tiny" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name(f"{weights.name}.incomplete"))
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "sdxl.safetensors.crdownload").touch()
+
+    for folder in ("tiny", "loose"):
+        with pytest.raises(Stop, match=r"not finished.*download the base model again"):
+            open_checkpoint(tmp_path / folder, name="x")
+
+
+def test_a_folder_with_pickles_only_is_told_what_to_take(tmp_path: Path) -> None:
+    (tmp_path / "sd-v1-4.ckpt").touch()
+
+    with pytest.raises(Stop, match=r"sd-v1-4\.ckpt is a pickle.*take the \.safetensors"):
+        open_checkpoint(tmp_path, name="x")
