@@ -42,10 +42,14 @@ from lorax.convert import Conversion, convert_adapters  # noqa: E402
 from lorax.load_model import load_pair  # noqa: E402
 from lorax.methods import METHODS  # noqa: E402
 from lorax.prepare import prepare_plan  # noqa: E402
+from lorax.refresh import RefreshSettings, refresh  # noqa: E402
+from lorax.refresh_start import completed  # noqa: E402
 from lorax.running_model import RunningModel  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "fidelity.json"
 NATIVE, REFRESH = "native", "refresh"
+STARTS = ("auto", "copy", "zero")
+LINEAGE, SHARE_IN_LINEAGE = "later checkpoint", 0.1
 TIMED_STEPS = 20
 RESAMPLES = 1000
 
@@ -214,16 +218,42 @@ def measure(pair: Pair, methods: Sequence[str], results: Results, *, again: bool
         if method == NATIVE:
             found = [cell for subject in pair.example.subjects for cell in native_cells(pair, subject, common)]
         else:
-            made = refreshed(pair) if method == REFRESH else made_by_plan(pair, method)
+            made = refreshed(pair, common["retraining"]) if method == REFRESH else made_by_plan(pair, method)
             found = [cell for subject in pair.example.subjects for cell in cells(pair, subject, method, made, common)]
         results.add(pair.name, method, found)
         mean = f"mean R {sum(cell.lift for cell in found) / len(found):.3f}" if found else "carries nothing"
         print(f"{pair.name} {method}: {mean}, {len(found)} adapters", flush=True)
 
 
-def refreshed(pair: Pair) -> Made:
-    """Refreshes every adapter of a pair, one after the other."""
-    raise NotImplementedError(pair.name)
+def refreshed(pair: Pair, retraining: float) -> Made:
+    """Refreshes the adapters that nothing was tuned on, one after the other, each with the whole budget.
+
+    The budget is a tenth of the time of retraining within a lineage, and all of it elsewhere, sampling included.
+    """
+    example = pair.example
+    share = SHARE_IN_LINEAGE if example.targets[pair.name] == LINEAGE else 1.0
+    settings = RefreshSettings(probe=example.probe, seconds=share * retraining)
+    bases, models = (pair.source, pair.target), pair.models
+    began = time.process_time()
+    plans = {name: prepare_plan(*bases, method=name, settings={}, probe=example.probe) for name in STARTS}
+    planned = time.process_time() - began
+    found: dict[str, Adapter] = {}
+    seconds: dict[str, float] = {}
+    for subject in (each for each in example.subjects if not each.tuned):
+        adapter, began = pair.adapters[subject.task], time.process_time()
+        starts = {}
+        for name, plan in plans.items():
+            (result,) = convert_adapters(plan, [adapter], target=pair.target.base)
+            if isinstance(result, Conversion):
+                starts[name] = completed(result.adapter, adapter, *(base.base for base in bases))
+        outcome = refresh(*models, adapter, {name: each for name, each in starts.items() if each.updates}, settings)
+        found[subject.task], seconds[subject.task] = outcome.adapter, time.process_time() - began
+        steps, gains = outcome.history[-1].step, (outcome.start.gain, outcome.best.gain)
+        print(
+            f"  {subject.task}: {steps} steps from {outcome.started_from}, gain {gains[0]:.3f} -> {gains[1]:.3f}",
+            flush=True,
+        )
+    return Made(found, seconds, planned)
 
 
 def show(found: Sequence[Cell], console: Console) -> None:
