@@ -34,24 +34,25 @@ from lorax.operators import Dense
 
 def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | NoTerm:
     """Returns R (out_t, out_s) and Q (in_t, in_s), per channel."""
-    if site.statistics is None:
+    found = site.statistics
+    if found is None:
         return NoTerm("no-activations")
     if not site.same_kernel:
         return NoTerm("shape-differs")
     silence = float(settings["silence"])
-    output = _isometry(site.statistics.output_cross, silence)
-    term = Term(Dense(output), Dense(_isometry(site.statistics.input_cross, silence)), per_channel=True)
+    outward, inward = (isometry(cross, silence).float() for cross in (found.output_cross, found.input_cross))
+    term = Term(Dense(outward), Dense(inward), per_channel=True)
     return norm_matched(term, site) if settings["norm_match"] else term
 
 
-def _isometry(cross: Tensor, silence: float) -> Tensor:
-    """Returns the isometry nearest to X_t^T X_s, float32; nearest to the identity where that says nothing."""
+def isometry(cross: Tensor, silence: float = 1e-6) -> Tensor:
+    """Returns the isometry nearest to X_t^T X_s, float64; nearest to the identity where that says nothing."""
     cross = cross.double()
     if cross.shape[0] == cross.shape[1]:
         # The Frobenius norm over sqrt(width) is the root mean square of the singular values.
         pull = silence * (float(cross.norm()) / cross.shape[0] ** 0.5 or 1.0)
         cross = cross + pull * torch.eye(cross.shape[0], dtype=torch.float64, device=cross.device)
-    return polar_factor(cross).float()
+    return polar_factor(cross)
 
 
 METHOD = Method(

@@ -25,7 +25,7 @@ FOLLOWS: dict[str, tuple[set[str], dict[str, Setting]]] = {
     "procrustes": ({"rotated", "renumbered", "widened"}, {}),
     "calibrated": (
         {"rotated", "renumbered", "rescaled", "widened"},
-        {"stranger_strength": 1e-7, "lineage_cosine": 2.0},
+        {"stranger_share": 1e-7, "lineage_cosine": 2.0},
     ),
     "auto": ({"rotated", "renumbered", "widened"}, {}),
 }

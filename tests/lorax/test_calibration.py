@@ -64,7 +64,7 @@ def test_a_hidden_renumbering_of_the_target_is_found_and_undone(tmp_path_factory
     pair = open_pair(folder, folder)
     adapter = make_adapter(pair.source.base, match=FF_OUT, strength=3.0)
     shuffle_hidden_units(pair.target_model, adapter)
-    strict = {"stranger_strength": 1e-9, "lineage_cosine": 2.0}
+    strict = {"stranger_share": 1e-9, "lineage_cosine": 2.0}
 
     (found,) = convert_adapters(pair.plan("calibrated", strict), [adapter], target=pair.target.base)
 
