@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lorax.adapter import Adapter, Site
-from lorax.base_pair import correspondence
+from lorax.base_pair import pairing
 from lorax.checkpoint import Checkpoint
 from lorax.convert import Conversion, SiteReport, convert_adapters
+from lorax.correspondence import Matches
 from lorax.errors import Unsupported
 from lorax.load_model import load_pair
 from lorax.methods import METHODS
@@ -82,7 +83,8 @@ def improve(
     if not probe.prompts and adapter.trigger_words:
         probe = replace(probe, prompts=adapter.trigger_words)
     models = load_pair(bases[0].folder, bases[1].folder)
-    found = _starts(bases, lowered, probe, progress)
+    matches = pairing(*bases)
+    found = _starts(bases, lowered, probe, matches, progress)
     starts = {name: conversion.adapter for name, (_, conversion) in found.items()}
     with _interruptible() as interrupted:
         refreshed = refresh(
@@ -90,16 +92,15 @@ def improve(
         )
         stopped = interrupted()
     plan, conversion = found[refreshed.started_from]
-    matches = correspondence(bases[0].base, bases[1].base)
     reports = tuple(_reported(report, refreshed.adapter, matches) for report in conversion.sites)
     conversion = replace(conversion, adapter=refreshed.adapter, sites=reports)
     return Improved(conversion, plan, refreshed, settings, stopped)
 
 
 def _starts(
-    bases: tuple[Checkpoint, Checkpoint], adapter: Adapter, probe: ProbeSettings, progress: Progress
+    bases: tuple[Checkpoint, Checkpoint], adapter: Adapter, probe: ProbeSettings, matches: Matches, progress: Progress
 ) -> Mapping[str, tuple[Plan, Conversion]]:
-    source, target = bases
+    target = bases[1]
     found: dict[str, tuple[Plan, Conversion]] = {}
     refusal: Unsupported | None = None
     for method in _STARTS:
@@ -108,7 +109,7 @@ def _starts(
         if isinstance(result, Unsupported):
             refusal = result
             continue
-        whole = completed(result.adapter, adapter, source.base, target.base)
+        whole = completed(result.adapter, adapter, target.base, matches)
         if whole.updates:
             found[method] = (plan, replace(result, adapter=whole))
     if found:
@@ -116,7 +117,7 @@ def _starts(
     raise refusal or Unsupported("no-common-site", f"none of the adapter's sites has a home in {target.base.name}")
 
 
-def _reported(report: SiteReport, adapter: Adapter, matches: Mapping[Site, Site | str]) -> SiteReport:
+def _reported(report: SiteReport, adapter: Adapter, matches: Matches) -> SiteReport:
     """The report on a site after the refresh: where its update is now, and how long against the one at home."""
     origin = Site.parse(report.site)
     homes = [site for site, found in matches.items() if found == origin]

@@ -10,18 +10,18 @@ import torch
 
 from lorax.adapter import Adapter, LowRank, Site, SiteShape
 from lorax.base_model import BaseModel
-from lorax.base_pair import correspondence
 
 
-def completed(start: Adapter, adapter: Adapter, source: BaseModel, target: BaseModel) -> Adapter:
+def completed(start: Adapter, adapter: Adapter, target: BaseModel, matches: Mapping[Site, Site | str]) -> Adapter:
     """Returns `start` with an update of zero at every target site whose source has one in `adapter`, but not it.
 
-    adapter: of the source, lowered. Ranks and scales are those of the source's updates.
+    adapter: of the source, lowered; matches: of target sites with source sites, as of lorax.base_pair.pairing. Ranks
+    and scales are those of the source's updates.
     """
     there = adapter.low_rank()
     fresh: dict[Site, LowRank] = {
         site: untaught(site, target.sites[site], like=there[origin])
-        for site, origin in correspondence(source, target).items()
+        for site, origin in matches.items()
         if isinstance(origin, Site) and origin in there and site not in start.updates
     }
     return replace(start, updates={**start.low_rank(), **fresh})
@@ -36,9 +36,3 @@ def untaught(site: Site, shape: SiteShape, *, like: LowRank) -> LowRank:
     drawn = torch.rand(like.rank, shape.columns, generator=torch.Generator().manual_seed(seed))
     down = (2 * drawn - 1) / shape.columns**0.5
     return LowRank(torch.zeros(shape.out_features, like.rank), down, like.scale, shape.kernel)
-
-
-def blank(adapter: Adapter, source: BaseModel, target: BaseModel) -> Adapter:
-    """Returns an adapter of zero for the target, to start from where no conversion carries anything."""
-    empty: Mapping[Site, LowRank] = {}
-    return completed(replace(adapter, updates=empty, vectors={}), adapter, source, target)

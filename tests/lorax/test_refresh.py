@@ -209,11 +209,11 @@ def test_samples_are_the_same_however_often_they_are_drawn(case: Case) -> None:
 
 
 def test_a_site_that_a_conversion_left_empty_begins_at_zero_and_learns(case: Case) -> None:
-    bases = [case.base] * 2
+    matches = {site: site for site in case.base.sites}
     first, *rest = sorted(case.start.updates)
     without = replace(case.start, updates={site: case.start.updates[site] for site in rest})
 
-    whole = completed(without, case.adapter, *bases)
+    whole = completed(without, case.adapter, case.base, matches)
 
     assert set(whole.updates) == set(case.start.updates)
     assert not bool(whole.low_rank()[first].dense().any())
