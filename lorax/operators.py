@@ -262,7 +262,9 @@ def cheaper(left: Tensor, right: Tensor) -> Operator:
 
 
 def projector(basis: Tensor) -> Operator:
-    """Returns basis·basis^T, (size, rank), as the operator with the fewest multiplications per column."""
+    """Returns basis·basis^T of orthonormal columns, (size, rank), as the operator that multiplies least per column."""
+    if basis.shape[1] >= basis.shape[0]:
+        return Identity()
     if 2 * basis.shape[1] < basis.shape[0]:
         return Projector(basis.contiguous())
     return Dense((basis @ basis.mT).contiguous())
