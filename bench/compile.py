@@ -5,9 +5,10 @@
 
 Every distinct shape of the bases is decomposed once, and counted as often as the base has it. Weights are random, their
 rows (columns where they are taller than wide) scaled by 1/k^0.35: 99 % and 50 % of the squared norm then lie in 72 to
-73 % and 9 to 11 % of the directions, as in the trained weights of examples/text/bases (medians 72 to 78 % and 6 to 9 %);
---power 0 is white noise, which weights of examples/digits/bases resemble (77 % and 17 to 19 %). Two settings are those of the methods' defaults:
-99 % of the squared norm, 320 directions at most (lora-x, prolora), and 320 directions (cross-lora).
+73 % and 9 to 11 % of the directions, as in the trained weights of examples/text/bases (medians 72 to 78 % and 6 to
+9 %); --power 0 is white noise, which weights of examples/digits/bases resemble (77 % and 17 to 19 %). Two settings are
+those of the methods' defaults: 99 % of the squared norm, 320 directions at most (lora-x, prolora), and 320 directions
+(cross-lora).
 
 "SVD" is torch.linalg.svd of the weight as it lies; "turned" the same of its transpose where it is wider than tall,
 which LAPACK does up to four times faster and nobody asks for. Weights whose SVD is above --limit operations
