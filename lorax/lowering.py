@@ -1,8 +1,9 @@
 """From an update of any algorithm to low-rank factors, which is what methods move, and what that loses.
 
-Where an update is low-rank without its base weight (LoRA, LoHa, LoKr) the factors are exact. Others (DoRA, OFT, IA3,
-SVDiff, a whole change) are formed in full on the base weight they were trained on, and the best approximation of the
-rank asked for is kept: that of the largest singular values (Eckart and Young 1936).
+Where an update is low-rank without its base weight (LoRA, LoHa, LoKr) or with it (LoRA-X, SVDiff of few shifts) the
+factors are exact. Others (DoRA, OFT, IA3, SVDiff of all values, a whole change) are formed in full on the base weight
+they were trained on, and the best approximation of the rank asked for is kept: that of the largest singular values
+(Eckart and Young 1936). DoRA need not come to that: see lorax.gains.
 """
 
 from __future__ import annotations
@@ -10,22 +11,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
 from lorax.adapter import Adapter, LowRank, Site, Update
 from lorax.errors import Unsupported
 from lorax.linear_algebra import EXACT_SVD_LIMIT
+from lorax.recompression import recompressed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXACT_RANK = 256
-"""Up to this rank exact factors are kept as they are: LoHa and LoKr of rank 16 are of rank 256."""
+EXACT_RANK = 320
+"""Up to this rank exact factors are kept: LoHa and LoKr of rank 16 are of rank 256, LoRA-X of its paper of rank 320."""
 
 _OVERSAMPLING = 16
 _POWER_STEPS = 6
+
+
+@runtime_checkable
+class LowRankOnBase(Protocol):
+    """Is an update whose exact factors follow from the base weight."""
+
+    def low_rank_on(self, weight: Tensor) -> LowRank | None:
+        """Gives the exact factors on this weight, (out, in) or (out, in, *kernel); None where they save no rank."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +70,7 @@ def lower(update: Update, weight: Tensor | None, *, rank: int, exact_rank: int =
     LoRA is never cut: only its rank falls, without loss, to what a matrix of its shape can have.
     Raises Unsupported("needs-base") when the update needs the base weight and there is none.
     """
-    exact = update.low_rank()
+    exact = _exact(update, weight)
     if exact is not None:
         if isinstance(update, LowRank) or exact.rank <= exact_rank:
             return Lowered(_without_surplus(exact), 0.0)
@@ -99,6 +110,13 @@ def lower_adapter(
     return LoweredAdapter(dataclasses.replace(adapter, updates=updates), lost)
 
 
+def _exact(update: Update, weight: Tensor | None) -> LowRank | None:
+    """The update's own factors, where it has some without its base weight or with it."""
+    if weight is not None and isinstance(update, LowRankOnBase):
+        return update.low_rank_on(weight)
+    return update.low_rank()
+
+
 def _without_surplus(update: LowRank) -> LowRank:
     """The same update with no more rank than a matrix of its shape can have."""
     largest = min(update.out_features, update.columns)
@@ -106,26 +124,12 @@ def _without_surplus(update: LowRank) -> LowRank:
 
 
 def _cut_factors(update: LowRank, rank: int) -> Lowered:
-    """Keeps the largest singular values of a product, found from small matrices: up = QR, down' = PS, then R S'."""
-    up, down = update.up.double(), update.down.double()
-    left, small_left = torch.linalg.qr(up) if up.shape[0] > up.shape[1] else (None, up)
-    right, small_right = torch.linalg.qr(down.mT) if down.shape[1] > down.shape[0] else (None, down.mT)
-    inner_left, values, inner_right = torch.linalg.svd(small_left @ small_right.mT, full_matrices=False)
-    kept = min(rank, values.numel())
-    new_up = inner_left[:, :kept] * values[:kept]
-    new_down = inner_right[:kept]
-    new_up = new_up if left is None else left @ new_up
-    new_down = new_down if right is None else new_down @ right.mT
+    """Keeps the largest singular values of a product, in float64 until the factors are there."""
+    whole = dataclasses.replace(update, up=update.up.double(), down=update.down.double())
+    cut, lost = recompressed(whole, rank=rank)
     # New numbers are not rounded to the halves that a file may hold.
     types = [torch.promote_types(factor.dtype, torch.float32) for factor in (update.up, update.down)]
-    lowered = LowRank(new_up.to(types[0]), new_down.to(types[1]), update.scale, update.kernel)
-    return Lowered(lowered, _lost(values, kept))
-
-
-def _lost(values: Tensor, kept: int) -> float:
-    squares = values.double().square()
-    total = float(squares.sum())
-    return float(squares[kept:].sum()) / total if total > 0 else 0.0
+    return Lowered(dataclasses.replace(cut, up=cut.up.to(types[0]), down=cut.down.to(types[1])), float(lost))
 
 
 def _cut_dense(change: Tensor, rank: int, kernel: tuple[int, ...] | None) -> Lowered:

@@ -30,7 +30,8 @@ def recompressed(update: LowRank, *, rank: int | None = None) -> tuple[LowRank, 
     """
     left, small_left = torch.linalg.qr(update.up)
     right, small_right = torch.linalg.qr(update.down.mT)
-    inner_left, values, inner_right = torch.linalg.svd(small_left.double() @ small_right.double().mT)
+    inner = small_left.double() @ small_right.double().mT
+    inner_left, values, inner_right = torch.linalg.svd(inner, full_matrices=False)
     kept = min(rank or values.numel(), values.numel())
     root = values[:kept].sqrt()
     up = left @ (inner_left[:, :kept] * root).to(left.dtype)

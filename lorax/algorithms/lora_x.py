@@ -41,9 +41,9 @@ class LoRAX:
         return True
 
     def low_rank(self) -> None:
-        """Gives nothing: the factors are known only with the base weight, see `factors`."""
+        """Gives nothing: the factors are known only with the base weight, see `low_rank_on`."""
 
-    def factors(self, weight: Tensor) -> LowRank:
+    def low_rank_on(self, weight: Tensor) -> LowRank:
         """Gives the exact factors of rank k, for the weight of the base."""
         left, _, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
         kept = self.sigma.numel()
@@ -53,7 +53,7 @@ class LoRAX:
     def dense(self, weight: Tensor | None = None) -> Tensor:
         """Forms the change in the shape of the weight. Raises ValueError without the weight."""
         weight = require_weight(weight, "LoRA-X")
-        return self.factors(weight).dense().reshape(weight.shape)
+        return self.low_rank_on(weight).dense().reshape(weight.shape)
 
     def rows(self, begin: int, end: int) -> NoReturn:
         """Raises Unsupported: the singular vectors are those of all rows together."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lorax.adapter import SiteShape
+from lorax.adapter import LowRank, SiteShape
 from lorax.algorithm import Algorithm, Encoded, Layout, misfit, no_rows, require_floats, require_weight
 from lorax.safe_header import ReadLimits, TensorEntry
 
@@ -41,19 +41,33 @@ class SVDiff:
         return True
 
     def low_rank(self) -> None:
-        """Gives nothing: all singular values may be shifted."""
+        """Gives nothing: the singular vectors are known only with the base weight, see `low_rank_on`."""
+
+    def low_rank_on(self, weight: Tensor) -> LowRank | None:
+        """Gives the exact factors, of as many columns as values are shifted; None where no value is left alone."""
+        if bool(self.delta.all()):
+            return None
+        left, shift, right = self._shifted(weight)
+        moved = shift != 0
+        moved[0] |= ~moved.any()  # factors have a rank of one at least
+        up = (left[:, moved] * shift[moved]).contiguous()
+        return LowRank(up, right[moved].contiguous(), 1.0, self.kernel)
 
     def dense(self, weight: Tensor | None = None) -> Tensor:
         """Forms the change in the shape of the weight. Raises ValueError without the weight."""
         weight = require_weight(weight, "SVDiff")
-        left, values, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
-        shift = torch.relu(values + self.scale * self.delta.to(weight.dtype)) - values
+        left, shift, right = self._shifted(weight)
         change: Tensor = ((left * shift) @ right).reshape(weight.shape)
         return change
 
     def rows(self, begin: int, end: int) -> NoReturn:
         """Raises Unsupported: the singular vectors are those of all rows together."""
         raise no_rows("SVDiff", f"its singular vectors go over more rows than {begin} to {end}")
+
+    def _shifted(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The singular vectors of the weight, and what is added to its singular values."""
+        left, values, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+        return left, torch.relu(values + self.scale * self.delta.to(weight.dtype)) - values, right
 
 
 def _layout(entries: Mapping[str, TensorEntry], limits: ReadLimits) -> Layout:

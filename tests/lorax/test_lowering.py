@@ -132,13 +132,59 @@ def test_a_change_of_zero_loses_nothing() -> None:
     assert not lowered.update.dense().any()
 
 
-def test_lora_x_is_exact_on_its_base() -> None:
-    weight, update = noise(OUT, IN, seed=9), LoRAX(noise(5), 1.0)
+@pytest.mark.parametrize("kernel", [None, (2, 2)])
+def test_lora_x_keeps_its_own_rank_on_its_base_and_every_digit(kernel: tuple[int, int] | None) -> None:
+    weight = noise(OUT, IN, seed=9) if kernel is None else noise(OUT, IN // 4, *kernel, seed=9)
+    update = LoRAX(noise(5), 2.0, kernel)
 
-    lowered = lower(update, weight, rank=5)
+    lowered = lower(update, weight, rank=2)
 
-    assert lowered.lost < 1e-12
-    torch.testing.assert_close(lowered.update.dense(), update.dense(weight))
+    assert (lowered.update.rank, lowered.update.scale, lowered.lost) == (5, 2.0, 0.0)
+    left, _, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
+    told = (2 * (left[:, :5] * update.sigma) @ right[:5]).reshape(weight.shape)
+    torch.testing.assert_close(lowered.update.dense(), told, rtol=1e-12, atol=1e-12)
+
+
+def test_lora_x_of_more_rank_than_is_asked_for_is_cut_to_its_largest_changes() -> None:
+    weight, update = noise(OUT, IN, seed=9), LoRAX(noise(8), 1.0)
+
+    lowered = lower(update, weight, rank=3, exact_rank=7)
+
+    assert lowered.update.rank == 3
+    squares = update.sigma.square().sort(descending=True).values
+    assert lowered.lost == pytest.approx(float(squares[3:].sum() / squares.sum()))
+    assert_best(lowered.update.dense(), update.dense(weight), 3)
+
+
+def test_svdiff_of_few_shifts_is_of_as_many_ranks_and_loses_nothing() -> None:
+    weight, delta = noise(OUT, IN, seed=9), torch.zeros(IN, dtype=torch.float64)
+    # One shift takes more away than there is: the value stops at zero.
+    delta[[2, 7, IN - 1]] = torch.tensor([0.4, -0.3, -1e3], dtype=torch.float64)
+    update = SVDiff(delta, 0.5)
+
+    lowered = lower(update, weight, rank=2)
+
+    assert (lowered.update.rank, lowered.lost) == (3, 0.0)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    shifts = (values + 0.5 * delta).clamp(min=0) - values
+    torch.testing.assert_close(lowered.update.dense(), (left * shifts) @ right)
+
+
+def test_svdiff_that_shifts_nothing_stays_a_change_of_nothing() -> None:
+    lowered = lower(SVDiff(torch.zeros(IN, dtype=torch.float64), 1.0), noise(OUT, IN, seed=9), rank=2)
+
+    assert (lowered.update.rank, lowered.lost) == (1, 0.0)
+    assert not lowered.update.dense().any()
+
+
+def test_factors_that_are_cut_share_their_size_and_are_no_halves() -> None:
+    sides = (noise(OUT, 3), 1e-3 * noise(3, IN, seed=1), noise(OUT, 3, seed=2), noise(3, IN, seed=3))
+    update = LoHa(*[side.half() for side in sides], 0.5, SiteShape(OUT, IN))
+
+    found = lower(update, None, rank=4, exact_rank=8).update
+
+    assert found.up.dtype == found.down.dtype == torch.float32
+    torch.testing.assert_close(found.up.norm(dim=0), found.down.norm(dim=1), rtol=1e-4, atol=1e-6)
 
 
 def test_a_wide_change_is_cut_by_a_randomised_decomposition_as_well_as_by_a_whole_one() -> None:

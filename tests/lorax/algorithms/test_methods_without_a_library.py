@@ -49,7 +49,7 @@ def test_lora_x_moves_the_leading_singular_values_only() -> None:
     told = values + torch.cat((2 * sigma, torch.zeros(3, dtype=torch.float64)))
     moved = torch.linalg.svdvals(weight + update.dense(weight))
     torch.testing.assert_close(moved, told.sort(descending=True).values)
-    assert update.factors(weight).rank == 2
+    assert update.low_rank_on(weight).rank == 2
 
 
 def test_foura_without_its_gate_is_a_low_rank_change_of_the_weight() -> None:
