@@ -33,7 +33,7 @@ _NEAR_DRIFT = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How much there is to learn, for the settings that say nothing of it: NEAR for a good start, FAR for others."""
+    """How much there is to learn, where the settings leave it open: samples, steps, batch and rate are theirs."""
 
     samples: int
     steps: int
@@ -41,12 +41,12 @@ class Pace:
     rate: float
 
 
-NEAR = Pace(samples=64, steps=24, batch=8, rate=6e-3)
-"""Within a lineage: what was carried over is right already, but for details."""
-FAR = Pace(samples=256, steps=340, batch=4, rate=1.1e-2)
-"""Between bases of unrelated training, or where blocks are missing."""
+NEAR = {"language": Pace(64, 24, 8, 6e-3), "diffusion": Pace(32, 25, 16, 1.2e-2)}
+"""By kind of model, for a good start. Within a lineage what was carried over is right already, but for details."""
+FAR = {"language": Pace(256, 340, 4, 1.1e-2), "diffusion": Pace(96, 200, 16, 1e-2)}
+"""For other starts: between bases of unrelated training, or where blocks are missing."""
 GOOD_START = 0.5
-"""Least divergence gain of a start that is near."""
+"""Least divergence gain of a good start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class _Refresh:
         self._memory = Memory(settings.memory)
         progress("draw samples", 0, 1)
         samples = OwnSamples(source, adapter, settings.probe)
-        samples.draw(settings.held_out + (settings.samples or NEAR.samples))
+        samples.draw(settings.held_out + (settings.samples or NEAR[source.kind].samples))
         probe = samples.probe(slice(settings.held_out))
         self._held_out = Exam.of(target, probe, Teacher(source, target, adapter, mix=0.0))
         self._without = self._held_out.divergence(None)
@@ -203,7 +203,7 @@ class _Refresh:
         self._starts = {name: self._gain(start) for name, start in named.items()}
         self._started_from = max(self._starts, key=self._starts.__getitem__)
         self._student = Student(named[self._started_from], device=target.device)
-        pace = NEAR if self._starts[self._started_from] >= GOOD_START else FAR
+        pace = (NEAR if self._starts[self._started_from] >= GOOD_START else FAR)[source.kind]
         self._pace = Pace(
             settings.samples or pace.samples,
             settings.steps or pace.steps,

@@ -192,7 +192,7 @@ def test_a_good_start_is_given_less_to_learn_than_a_bad_one(case: Case) -> None:
     for start in (case.adapter, case.start):
         refresh(case.source, case.target, case.adapter, start, settings, progress=told)
 
-    assert asked == [NEAR.steps, FAR.steps]
+    assert asked == [NEAR[case.source.kind].steps, FAR[case.source.kind].steps]
 
 
 def test_samples_are_the_same_however_often_they_are_drawn(case: Case) -> None:
