@@ -295,11 +295,7 @@ def _conversion(
     patched = sorted([*adapter.updates, *adapter.vectors])
     sites = [reports[site] for site in patched]
     if not updates and plan.method != "zero":
-        return Unsupported(
-            "no-common-site",
-            f"None of the adapter's {len(sites)} sites has a home in {target.name}. First: {sites[0].site}. "
-            "Choose a method that bridges different shapes, or another target.",
-        )
+        return _nothing_moved(sites, target)
     evidence = (f"converted from {plan.source} by {plan.method}, plan {plan.plan_id[:12] or plan.key[:12]}",)
     verdict = BaseVerdict(target.name, target.family, target.version, evidence)
     vectors = {site: vector for site, vector in adapter.vectors.items() if reports[site].target is not None}
@@ -315,6 +311,20 @@ def _conversion(
         notes=(),
     )
     return Conversion(moved, tuple(sites), plan.plan_id)
+
+
+def _nothing_moved(sites: Sequence[SiteReport], target: BaseModel) -> Unsupported:
+    if any(site.reason == "would-harm" for site in sites):
+        return Unsupported(
+            "would-harm",
+            f"At none of the adapter's {len(sites)} sites does an update keep its effect in {target.name}, as far as "
+            "the probe can tell. Choose `refresh`, or another target.",
+        )
+    return Unsupported(
+        "no-common-site",
+        f"None of the adapter's {len(sites)} sites has a home in {target.name}. First: {sites[0].site}. "
+        "Choose a method that bridges different shapes, or another target.",
+    )
 
 
 def _completed(adapter: Adapter, known: dict[Site, SiteReport], target: BaseModel) -> dict[Site, SiteReport]:

@@ -49,6 +49,7 @@ REASONS: dict[str, str] = {
     "needs-base": "The update can only be said with the weights of its base model, which are not here.",
     "unwritable": "The dialect asked for has no word for a part of the adapter.",
     "no-common-site": "No weight that the adapter patches has a counterpart in the target base model.",
+    "would-harm": "No method tried keeps the effect of any of the adapter's updates in the target base model.",
     # may work another time
     "out-of-memory": "There was not enough memory.",
     "file-changed": "The file changed while it was being read.",

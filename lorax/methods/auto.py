@@ -49,7 +49,8 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     if isinstance(term, NoTerm):
         return term
     told = {f"agreement_{name}": figure for name, figure in figures.items()}
-    return replace(term, figures={**term.figures, **told, f"chosen_{chosen.name}": 1.0})
+    picked = {f"chosen_{name}": float(name == chosen.name) for name in figures}
+    return replace(term, figures={**term.figures, **told, **picked})
 
 
 def agreement(term: Term, rows: SiteStatistics, site: SiteInputs) -> float:
