@@ -25,8 +25,9 @@ Parameters = Mapping[str, Stored]
 
 _LEFT_OUT = re.compile(
     r"(first_stage_model|vae|model_ema|control_model|lora_controlnet|denoiser|safety_checker|embedding_manager)\..*"
-    r"|(.*\.)?(logit_scale|attn_mask|spiece_model|position_ids|scaled_fp8|pos_embed|freqs)"
-    r"|edm_mean|edm_std|betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|scale_factor|logvar|lvlb_weights|model_ema|iteration"
+    r"|(.*\.)?(logit_scale|attn_mask|spiece_model|position_ids|scaled_fp8|scale_format|pos_embed|freqs)"
+    r"|edm_mean|edm_std|v_pred|ztsnr|betas|alphas_cumprod.*|sqrt_.*|log_one_minus_.*|posterior_.*|scale_factor"
+    r"|logvar|lvlb_weights|model_ema|iteration"
 )
 """Names of what is no part of the base models that adapters are made for."""
 _ENCODERS = (

@@ -106,6 +106,7 @@ def compvis_file(folder: Path, path: Path) -> Path:
         "first_stage_model.encoder.conv_in.weight": torch.randn(4, 3, 3, 3),
         "model_ema.diffusion_modelinput_blocks00weight": torch.randn(4),
         "betas": torch.rand(10),
+        "v_pred": torch.ones(1),
         "alphas_cumprod": torch.rand(10),
     }
     write_weight_file(path, tensors)
