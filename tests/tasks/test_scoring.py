@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +116,13 @@ def test_a_figure_that_the_ledger_holds_as_null_is_no_number_and_does_not_pass(
 
 
 def test_a_conversion_that_cannot_be_read_back_is_our_defect_and_ends_alone(steps: Steps, tmp_path: Path) -> None:
-    items = items_of(steps)
+    own = dataclasses.replace(steps, data=tmp_path)
+    shutil.copytree(steps.conversions, own.conversions)
+    items = items_of(own)
     items[0]["conversion_id"] = "f" * 64
-    (steps.conversions / ("f" * 64) / "files").mkdir(parents=True, exist_ok=True)
-    (steps.conversions / ("f" * 64) / "files" / "x.safetensors").write_bytes(b"")
-    first, second = score(steps, items[:2], tmp_path)
+    (own.conversions / ("f" * 64) / "files").mkdir(parents=True)
+    (own.conversions / ("f" * 64) / "files" / "x.safetensors").write_bytes(b"")
+    first, second = score(own, items[:2], tmp_path)
     assert first["ended"] is not None
     assert (first["ended"].family, first["ended"].reason) == ("unexpected", "unexpected-error")
     assert "cannot be read back" in first["ended"].text
