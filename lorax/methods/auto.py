@@ -10,6 +10,9 @@ of O·dW·I in the target agree as
 a cosine: 1 the same effect up to its strength, 0 nothing in common, below 0 the opposite. It needs no adapter, so the
 plan serves all of them. Between candidates that agree within `margin` the first of the list wins. Where even the best
 stays below `least`, the site gets no update (`would-harm`): nothing is better than harm.
+
+`procrustes` is no candidate: `calibrated` is drawn to it wherever the bases are strangers. Nor are methods that look at
+weights alone (docs/calibrated.md).
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ import torch
 from torch import Tensor
 
 from lorax.method import Method, NoTerm, Setting, SiteInputs, SiteStatistics, Term
-from lorax.methods import calibrated, copy, procrustes
+from lorax.methods import calibrated, copy
 
-CANDIDATES = (calibrated.METHOD, copy.METHOD, procrustes.METHOD)
+CANDIDATES = (calibrated.METHOD, copy.METHOD)
 """What is chosen from, the best of most pairs first."""
 
 
@@ -69,7 +72,7 @@ def _cosine(matrix: Tensor, gram: Tensor, *, cross: Tensor, energy: float) -> fl
 
 METHOD = Method(
     name="auto",
-    summary="at each site the best of calibrated, copy and procrustes on held-out rows of the probe, or nothing",
+    summary="at each site the better of calibrated and copy on held-out rows of the probe, or nothing",
     reference="own; first-order effects as in calibrated",
     needs="activations",
     compile_site=compile_site,
