@@ -17,7 +17,7 @@ from tests.architecture.sources import PACKAGES, REPOSITORY
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a copy of the checkout, without its examples, in which the example's file has been written."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in (*PACKAGES, "tests", "scripts"):
+    for name in (*PACKAGES, "bench", "scripts", "tests"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPOSITORY / "docs", folder / "docs")
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
