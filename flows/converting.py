@@ -23,8 +23,10 @@ from flows.destination import SUFFIX, check_destination, names_a_file, nearest_f
 from flows.refreshing import NO_PLAN, REFRESH, Improved, improve
 from flows.settings import ScoreTable
 from lorax.adapter import Adapter
+from lorax.checkpoint import Checkpoint
 from lorax.convert import Conversion, SiteReport, conversion_id, convert_adapters, norm_shares
 from lorax.errors import Refused, Stop, TryLater, Unsupported
+from lorax.gains import NO_GAINS, CarriedGains, carried_gains, split_gains, with_gains
 from lorax.loaded_file import fresh_memory
 from lorax.lowering import LoweredAdapter, lower_adapter
 from lorax.plan import Plan, load_plan, method_named
@@ -103,7 +105,7 @@ def convert(path: Path, recipe: Recipe, *, out: Path, dialect: str | None, as_js
     files = adapter_files(path)
     try:
         work = _refreshed if recipe.method == REFRESH else _converted
-        with work(files, recipe, out) as done:
+        with work(files, recipe, out, dialect) as done:
             spoken = dialect or dialect_for(done.adapter)
             written = _write(done, out=out, dialect=spoken, stem=_stem(path, out))
     except (Refused, TryLater) as problem:
@@ -123,29 +125,45 @@ def convert(path: Path, recipe: Recipe, *, out: Path, dialect: str | None, as_js
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Done:
-    """An adapter as it was read, as it was lowered, and what became of it by a plan, refreshed or not."""
+    """An adapter as it was read, as it was lowered, and what became of it by a plan, refreshed or not.
+
+    carried: the sites that kept the gains of DoRA.
+    """
 
     adapter: Adapter
     lowered: LoweredAdapter
     plan: Plan
     result: Conversion
     improved: Improved | None = None
+    carried: CarriedGains = NO_GAINS
 
 
 @contextmanager
-def _converted(files: AdapterFiles, recipe: Recipe, out: Path) -> Iterator[_Done]:
+def _converted(files: AdapterFiles, recipe: Recipe, out: Path, dialect: str | None) -> Iterator[_Done]:
     """Gives what a plan makes of an adapter; the plan may lie in a file that is gone afterwards."""
     with _plan_of(recipe, out) as plan:
         adapter = read_adapter(files, candidates=[plan.source_base], into=fresh_memory)
-        lowered = _lowered(adapter, plan, recipe)
-        (result,) = convert_adapters(plan, [lowered.adapter])
-        if isinstance(result, Unsupported):
-            raise result.at(files.name)
-        yield _Done(adapter, lowered, plan, result)
+        yield _moved(adapter, plan, recipe, dialect or dialect_for(adapter), name=files.name)
+
+
+def _moved(adapter: Adapter, plan: Plan, recipe: Recipe, dialect: str, *, name: str) -> _Done:
+    """An adapter moved by a plan; where both bases are at hand, DoRA stays what it is as far as the plan lets it."""
+    source = _source_of(adapter, plan, recipe)
+    weight = source.weight if source is not None else None
+    carried = carried_gains(adapter, plan, dialect) if recipe.target is not None else NO_GAINS
+    split = split_gains(adapter, carried, weight)
+    lowered = lower_adapter(split.adapter, weight)
+    (result,) = convert_adapters(plan, [lowered.adapter])
+    if isinstance(result, Unsupported):
+        raise result.at(name)
+    if split.gains and recipe.target is not None:
+        (target,) = open_bases([recipe.target])
+        result = with_gains(result, split, target.weight)
+    return _Done(adapter, lowered, plan, result, carried=carried)
 
 
 @contextmanager
-def _refreshed(files: AdapterFiles, recipe: Recipe, _out: Path) -> Iterator[_Done]:
+def _refreshed(files: AdapterFiles, recipe: Recipe, _out: Path, _dialect: str | None) -> Iterator[_Done]:
     """Gives what a refresh makes of an adapter."""
     if recipe.source is None or recipe.target is None:
         raise TypeError("a refresh runs two base models")
@@ -243,11 +261,11 @@ def _shown() -> Iterator[Told]:
         yield told
 
 
-def _lowered(adapter: Adapter, plan: Plan, recipe: Recipe) -> LoweredAdapter:
-    """The adapter as low-rank factors; the source base is opened only for updates that depend on its weights."""
+def _source_of(adapter: Adapter, plan: Plan, recipe: Recipe) -> Checkpoint | None:
+    """The source base, opened only for updates that depend on its weights."""
     rich = [site for site, update in adapter.updates.items() if update.needs_base]
     if not rich:
-        return lower_adapter(adapter, None)
+        return None
     if recipe.source is None:
         kind = adapter.updates[rich[0]].algorithm
         message = f"{kind} changes depend on the weights of {plan.source}; give its folder: --source FOLDER"
@@ -255,7 +273,7 @@ def _lowered(adapter: Adapter, plan: Plan, recipe: Recipe) -> LoweredAdapter:
     (source,) = open_bases([recipe.source])
     if source.base.fingerprint != plan.source_fingerprint:
         raise Stop(f"--source {recipe.source}: these are not the weights of {plan.source} that the plan was made for")
-    return lower_adapter(adapter, source.weight)
+    return source
 
 
 def _stem(path: Path, out: Path) -> str:
@@ -267,6 +285,7 @@ def _write(done: _Done, *, out: Path, dialect: str, stem: str) -> list[WrittenFi
     adapter, plan = done.adapter, done.plan
     dtype = str(adapter.dtype).removeprefix("torch.")
     name = conversion_id(adapter.weights_sha256, plan=plan, target=plan.target_base, dialect=dialect, dtype=dtype)
+    name = done.carried.named(name)
     metadata = {"lorax_conversion_id": name, "lorax_method": plan.method, "lorax_plan": plan.plan_id}
     if done.improved is not None:
         metadata |= {"lorax_conversion_id": done.improved.name(name), "lorax_method": REFRESH}
@@ -296,6 +315,7 @@ def _facts(done: _Done, dialect: str, written: list[WrittenFile]) -> dict[str, A
         "kept_norm": shares.kept,
         "dropped_norm_share": shares.dropped,
         "approximated_norm_share": lowered.lost_share() if lowered.lost else 0.0,
+        "gains_carried": len(done.carried.homes),
         "sites": [asdict(site) for site in result.sites],
         **(done.improved.facts() if done.improved is not None else {}),
     }
@@ -320,6 +340,8 @@ def _tell(result: Conversion, facts: dict[str, Any]) -> None:
     console.print(table)
     if facts["approximated_norm_share"]:
         console.print(f"{facts['approximated_norm_share']:.2%} of norm² was lost in writing the changes as LoRA")
+    if facts["gains_carried"]:
+        console.print(f"the gains of DoRA were carried at {facts['gains_carried']} sites, and its rank was kept")
     if "divergence_gain" in facts:
         _tell_refresh(console, facts)
     console.print("Not scored: how much of the effect is left is only known to `lorax migrate`.", markup=False)

@@ -22,6 +22,7 @@ from lorax.base_model import BaseModel
 from lorax.checkpoint import Checkpoint
 from lorax.convert import Conversion, conversion_id, convert_adapters, norm_shares
 from lorax.errors import Unsupported
+from lorax.gains import SplitAdapter, carried_gains, split_gains, with_gains
 from lorax.loaded_file import Allocate
 from lorax.lowering import LoweredAdapter, lower_adapter
 from lorax.plan import Plan
@@ -64,7 +65,7 @@ class _Work:
     plan: Plan
     method: str
     source: Checkpoint
-    target: BaseModel
+    target: Checkpoint
     folder: Path
     dialect: str | None
 
@@ -75,9 +76,10 @@ class _Work:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    """An adapter that is ready to be converted, and the id of its conversion."""
+    """An adapter that is ready to be converted, the gains that wait for its factors, and the id of its conversion."""
 
     lowered: LoweredAdapter
+    split: SplitAdapter
     name: str
 
 
@@ -95,7 +97,7 @@ def convert_shard(
     """
     known = candidates(bases)
     opened = {base["name"]: open_base(base) for base in bases if base["name"] in {plan["source"], plan["target"]}}
-    source, target = opened[plan["source"]], opened[plan["target"]].base
+    source, target = opened[plan["source"]], opened[plan["target"]]
     work = _Work(open_plan(plan["path"]), plan["method"], source, target, Path(conversions), dialect)
     return list(
         streamed(
@@ -112,18 +114,25 @@ def _read(work: _Work, known: Sequence[BaseModel], item: ConvertItem, into: Allo
     adapter = attempt(partial(read_stored, item["files"], item["entry"], known, into=into))
     if isinstance(adapter, Ended):
         return Done(_over(item, adapter))
-    name = identity(adapter, work.plan, work.target, dialect=work.spoken(adapter))
+    name = identity(adapter, work.plan, work.target.base, dialect=work.spoken(adapter))
     staged = find_staged(work.folder, name)
     if staged is not None:
         return Done(_done(item, name, staged))
-    lowered = attempt(partial(lower_adapter, adapter, work.source.weight))
-    return Done(_over(item, lowered)) if isinstance(lowered, Ended) else _Waiting(lowered, name)
+    waiting = attempt(lambda: _lowered(work, adapter, name))
+    return Done(_over(item, waiting)) if isinstance(waiting, Ended) else waiting
+
+
+def _lowered(work: _Work, adapter: Adapter, name: str) -> _Waiting:
+    carried = carried_gains(adapter, work.plan, work.spoken(adapter))
+    split = split_gains(adapter, carried, work.source.weight)
+    return _Waiting(lower_adapter(split.adapter, work.source.weight), split, name)
 
 
 def identity(adapter: Adapter, plan: Plan, target: BaseModel, *, dialect: str) -> str:
     """Returns the conversion id of an adapter under a plan, written in a dialect and its own element type."""
     dtype = str(adapter.dtype).removeprefix("torch.")
-    return conversion_id(adapter_id(adapter), plan=plan, target=target, dialect=dialect, dtype=dtype)
+    name = conversion_id(adapter_id(adapter), plan=plan, target=target, dialect=dialect, dtype=dtype)
+    return carried_gains(adapter, plan, dialect).named(name)
 
 
 def find_staged(conversions: Path, name: str) -> dict[str, Any] | None:
@@ -143,14 +152,14 @@ def staged_files(conversions: Path, name: str) -> Path:
 def _convert_batch(work: _Work, waiting: Sequence[_Waiting]) -> list[Conversion | Unsupported | Ended]:
     """Converts all at once; should that fail, one by one, so that the culprit ends alone."""
     adapters = [one.lowered.adapter for one in waiting]
-    together = attempt(lambda: convert_adapters(work.plan, adapters, target=work.target))
+    together = attempt(lambda: convert_adapters(work.plan, adapters, target=work.target.base))
     if not isinstance(together, Ended):
         return list(together)
     return [attempt(partial(_convert_alone, work, one)) for one in adapters]
 
 
 def _convert_alone(work: _Work, adapter: Adapter) -> Conversion | Unsupported:
-    return convert_adapters(work.plan, [adapter], target=work.target)[0]
+    return convert_adapters(work.plan, [adapter], target=work.target.base)[0]
 
 
 def _stage(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion | Unsupported | Ended) -> Converted:
@@ -176,18 +185,19 @@ def _write(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion
     began = time.monotonic()
     lowered, name = waiting.lowered, waiting.name
     adapter, dialect = lowered.adapter, work.spoken(lowered.adapter)
+    moved = with_gains(result, waiting.split, work.target.weight)
     draft = work.folder / f".{name}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     (draft / FILES).mkdir(parents=True)
     written = write_adapter_files(
-        result.adapter,
+        moved.adapter,
         draft / FILES,
         dialect=dialect,
-        base=work.target,
+        base=work.target.base,
         stem=file_stem(item["entry"]["name"]),
         metadata={"lorax_conversion_id": name, "lorax_method": work.method, "lorax_plan": work.plan.plan_id},
     )
-    shares = norm_shares(result)
+    shares = norm_shares(moved)
     body: dict[str, Any] = {
         "entry_key": item["entry_key"],
         "adapter_id": adapter_id(adapter),
@@ -195,7 +205,7 @@ def _write(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion
         "plan_id": work.plan.plan_id,
         "method": work.method,
         "source": work.source.base.name,
-        "target": work.target.name,
+        "target": work.target.base.name,
         "dialect": dialect,
         "weights_sha256_out": written[0].weights_sha256,
         "files": [
@@ -206,9 +216,10 @@ def _write(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion
         "dropped_norm_share": shares.dropped,
         "approximated_norm_share": lowered.lost_share() if lowered.lost else 0.0,
         "approximated_sites": {str(site): lost for site, lost in lowered.lost.items()},
-        "sites_total": len(result.sites),
-        "sites_mapped": result.sites_mapped,
-        "dropped_sites": [asdict(site) for site in result.sites if site.target is None],
+        "gains_carried": len(waiting.split.gains),
+        "sites_total": len(moved.sites),
+        "sites_mapped": moved.sites_mapped,
+        "dropped_sites": [asdict(site) for site in moved.sites if site.target is None],
         "seconds": round(time.monotonic() - began, 3),
     }
     (draft / RECORD).write_text(json.dumps(body))

@@ -59,6 +59,15 @@ class DoRA:
         """Tells that the change depends on the base weight."""
         return True
 
+    @classmethod
+    def of_gain(cls, inner: Update, gain: Tensor, weight: Tensor, *, per_output: bool) -> DoRA:
+        """Gives the update whose gain on this weight is the one given: its magnitude is gain * ||W + dW||.
+
+        gain: (out) where per_output, else (in), or in any shape with as many numbers.
+        """
+        lengths = _lengths(weight + inner.dense(weight), per_output=per_output).flatten()
+        return cls(inner, gain.to(lengths.dtype).flatten() * lengths, per_output)
+
     def low_rank(self) -> None:
         """Gives nothing: the lengths of all rows or columns of the base weight change."""
 
@@ -79,10 +88,16 @@ class DoRA:
         return DoRA(self.inner.rows(begin, end), self.magnitude[begin:end], per_output=True)
 
     def _gain(self, moved: Tensor) -> Tensor:
-        kept = 0 if self.per_output else 1
-        summed = [axis for axis in range(moved.ndim) if axis != kept]
-        norm: Tensor = torch.linalg.vector_norm(moved, dim=summed, keepdim=True) + torch.finfo(moved.dtype).eps
-        return self.magnitude.to(moved.dtype).reshape(norm.shape) / norm
+        lengths = _lengths(moved, per_output=self.per_output)
+        return self.magnitude.to(moved.dtype).reshape(lengths.shape) / lengths
+
+
+def _lengths(moved: Tensor, *, per_output: bool) -> Tensor:
+    """Gives ||W + dW|| per output or input, shaped to multiply the weight, and never zero."""
+    kept = 0 if per_output else 1
+    summed = [axis for axis in range(moved.ndim) if axis != kept]
+    norm: Tensor = torch.linalg.vector_norm(moved, dim=summed, keepdim=True)
+    return norm + torch.finfo(moved.dtype).eps
 
 
 def _claims(roles: frozenset[str]) -> bool:

@@ -162,6 +162,27 @@ def test_an_update_that_depends_on_its_base_asks_for_it_and_is_lowered_on_it(
     assert float((found - change).norm() / change.norm()) < 0.01
 
 
+def test_between_bases_that_are_at_hand_a_dora_keeps_its_gains(
+    bases: tuple[Path, Path], source: Checkpoint, tmp_path: Path
+) -> None:
+    meant = with_magnitudes(source)
+    adapter, out = written(meant, tmp_path / "in", source, "lycoris"), tmp_path / "out.safetensors"
+    call = ("convert", adapter, "--source", bases[0], "--target", bases[1], "--method", "copy")
+
+    run, shown = ask(*call, "-o", out, "--json"), ask(*call, "-o", tmp_path / "again.safetensors")
+
+    assert run.exit_code == 0, run.output
+    assert (facts := json.loads(run.stdout))["gains_carried"] == 1
+    assert [site["reason"] for site in facts["sites"]] == ["gain-carried"]
+    assert "gains of DoRA were carried at 1 sites" in shown.stdout
+    target = open_checkpoint(bases[1], name="tiny-v2")
+    ((site, found),) = opened(out, target).updates.items()
+    before = meant.updates[site]
+    assert isinstance(found, DoRA)
+    assert isinstance(before, DoRA)
+    torch.testing.assert_close(found.gain(target.weight(site)), before.gain(source.weight(site)), rtol=4e-3, atol=1e-3)
+
+
 def test_an_adapter_of_another_base_is_refused_by_name(
     bases: tuple[Path, Path], source: Checkpoint, tmp_path: Path
 ) -> None:

@@ -179,7 +179,8 @@ def test_svdiff_that_shifts_nothing_stays_a_change_of_nothing() -> None:
 
 def test_factors_that_are_cut_share_their_size_and_are_no_halves() -> None:
     sides = (noise(OUT, 3), 1e-3 * noise(3, IN, seed=1), noise(OUT, 3, seed=2), noise(3, IN, seed=3))
-    update = LoHa(*[side.half() for side in sides], 0.5, SiteShape(OUT, IN))
+    w1_a, w1_b, w2_a, w2_b = (side.half() for side in sides)
+    update = LoHa(w1_a, w1_b, w2_a, w2_b, 0.5, SiteShape(OUT, IN))
 
     found = lower(update, None, rank=4, exact_rank=8).update
 

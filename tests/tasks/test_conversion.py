@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorax.adapter import Adapter
+from lorax.algorithms.dora import DoRA
 from lorax.checkpoint import open_checkpoint
 from lorax.read import AdapterFiles, read_adapter
 from lorax.weight_file import open_weight_file, write_weight_file
@@ -102,6 +104,36 @@ def as_dora(item: ConvertItem, folder: Path) -> ConvertItem:
     return ConvertItem(**{**item, "files": [{**file, "path": str(path)}]})  # type: ignore[typeddict-item]
 
 
+def staged(steps: Steps, record: Converted, conversions: Path) -> Adapter:
+    """Gives a staged conversion as it is read back."""
+    [path] = staged_files(conversions, str(record["conversion_id"])).iterdir()
+    target = open_checkpoint(Path(steps.bases[1]["path"]), name=TARGET).base
+    return read_adapter(AdapterFiles(path, name=path.name), candidates=[target])
+
+
+def test_a_dora_is_published_as_dora_of_its_own_rank_where_the_dialect_can_say_it(steps: Steps, tmp_path: Path) -> None:
+    item = as_dora(items_of(steps)[0], tmp_path)
+    here, there = (open_checkpoint(Path(base["path"]), name=base["name"]) for base in steps.bases)
+    before = read_adapter(AdapterFiles(tmp_path / "dora.safetensors"), candidates=[here.base])
+
+    plan, conversions = steps.pair["plans"]["copy"], str(tmp_path / "conversions")
+    [record] = convert_shard([item], plan=plan, bases=steps.bases, conversions=conversions, dialect="lycoris")
+
+    assert record["body"] is not None
+    after = staged(steps, record, tmp_path / "conversions")
+    gained = {site: update for site, update in before.updates.items() if isinstance(update, DoRA)}
+    assert record["body"]["gains_carried"] == len(gained) > 0
+    assert record["body"]["approximated_norm_share"] == 0.0
+    for site, update in gained.items():
+        moved = after.updates[site]
+        assert isinstance(moved, DoRA)
+        assert moved.inner.low_rank().rank == update.inner.low_rank().rank  # type: ignore[union-attr]
+        gain = update.gain(here.weight(site))
+        rounding = torch.finfo(before.dtype).eps
+        torch.testing.assert_close(moved.gain(there.weight(site)), gain, rtol=4 * rounding, atol=rounding)
+    assert record["conversion_id"] != convert(steps, [item], tmp_path / "conversions")[0]["conversion_id"]
+
+
 def test_an_adapter_that_is_no_lora_is_lowered_on_its_own_base_and_the_loss_is_told(
     steps: Steps, tmp_path: Path
 ) -> None:
@@ -111,9 +143,7 @@ def test_an_adapter_that_is_no_lora_is_lowered_on_its_own_base_and_the_loss_is_t
 
     assert record["ended"] is None
     assert record["body"] is not None
-    [path] = staged_files(tmp_path / "conversions", str(record["conversion_id"])).iterdir()
-    target = open_checkpoint(Path(steps.bases[1]["path"]), name=TARGET).base
-    moved = read_adapter(AdapterFiles(path, name=path.name), candidates=[target])
+    moved = staged(steps, record, tmp_path / "conversions")
     assert moved.algorithms == ("lora",)
     assert max(moved.ranks()) > 4  # a magnitude changes a weight in full rank, and these layers are small enough for it
     assert record["body"]["approximated_norm_share"] < 1e-9
