@@ -55,8 +55,8 @@ def leading_eigenvectors(gram: Tensor, rank_for: Callable[[Tensor], int], *, mos
 
     rank_for: the rank to keep, given the values found so far; most: the most that it ever asks for. The energy of a
     subspace is the trace of the matrix in it. What is returned holds at most TOLERANCE of the energy left out less than
-    the best subspace of its rank: `missed_energy` is held against that after each round. The same matrix gives the same
-    bytes.
+    the best subspace of its rank: `missed_energy` is held against that after each round. Every matrix of one size gets
+    the same start.
     """
     total = float(gram.diagonal().double().sum())
     # Twice, as one product is too rough to place the end of the range that the first polynomial damps.

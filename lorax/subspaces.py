@@ -28,8 +28,12 @@ from lorax.subspace_iteration import leading_eigenvectors, working_width
 EXACT_LIMIT = 1536
 """The shorter side up to which all eigenvectors of a Gram matrix cost no more than iterating on some of them."""
 
-GRAM_FLOOR = {torch.float32: 1e-2, torch.float64: 1e-4}
-"""Least value, over the largest, whose direction is taken from a Gram matrix; the root of its rounding lies below."""
+GRAM_FLOOR = {torch.float32: 1e-2, torch.float64: 1e-5}
+"""Least value, over the largest, whose direction is taken from a Gram matrix of this precision.
+
+The root of the rounding, 3e-4 and 1e-8 of the largest, lies well below; and a float32 SVD resolves no better than that
+of a float64 Gram matrix, as long as the value is above 1e-9 of the largest.
+"""
 
 _FIRST_GUESS = 512
 _BANDS = 4
@@ -88,7 +92,7 @@ def leading_subspaces(weight: Tensor, *, energy: float, most: int | None = None)
     """Returns the fewest singular directions of `weight` (out, columns) that hold `energy` of its squared norm.
 
     `energy` in (0, 1]; `most` caps the rank. float32, orthonormal to 1e-5, values falling; the error is told at the
-    head of this module. The same weight gives the same bytes.
+    head of this module. The same weight gives the same bytes on one machine with one number of threads.
     """
     matrix = weight.to(torch.float32)
     tall = matrix.shape[0] > matrix.shape[1]

@@ -97,6 +97,15 @@ def test_directions_far_below_the_largest_are_found_as_well(shape: tuple[int, in
         assert float(torch.linalg.matrix_norm(missed, 2)) < tolerance
 
 
+@pytest.mark.parametrize("shape", [(60, 1500), (1500, 60)], ids=str)
+def test_directions_that_rounding_blurs_are_made_orthonormal(shape: tuple[int, int]) -> None:
+    values = torch.cat([torch.ones(15), torch.linspace(0.018, 0.012, 45)]).double()
+
+    found = leading_subspaces(weight_of(values, *shape), energy=1.0, most=59)
+
+    assert max(off_orthonormal(found.left), off_orthonormal(found.right)) < 1e-5
+
+
 def test_a_weight_with_fewer_directions_than_asked_for_still_has_orthonormal_ones() -> None:
     found = leading_subspaces(drawn(16, 3) @ drawn(3, 64, seed=1), energy=1.0, most=8)
 
