@@ -66,6 +66,7 @@ def methods_page() -> str:
             ),
             "## Settings of methods\n\nThey go into `[pairs.settings]`; these are the defaults.",
             table(["method", "setting", "default"], settings),
+            refresh_section(),
             "## Figures of a score card",
             table(
                 ["figure", "what it says", "probe", "better", "source"],
@@ -76,6 +77,30 @@ def methods_page() -> str:
             ),
             "## Probes",
             table(["probe", "what it shows the models"], ((f"`{p.name}`", p.summary) for p in PROBES.values())),
+        ]
+    )
+
+
+def refresh_section() -> str:
+    """Returns what there is beyond methods, with the numbers that it goes by."""
+    from lorax.refresh import FAR, GOOD_START, NEAR
+
+    paces = [
+        (kind, start, pace.samples, pace.steps, pace.batch, pace.rate)
+        for start, by_kind in ((f"gain of {GOOD_START} or more", NEAR), ("any other", FAR))
+        for kind, pace in by_kind.items()
+    ]
+    return "\n\n".join(
+        [
+            "## Escalation: refresh",
+            (
+                "What no plan can carry is learnt: `lorax convert ADAPTER --source S --target T --method refresh` runs "
+                "both bases and distils source+adapter into an adapter of the same rank, without task data, started "
+                "from the best conversion. It needs both bases at every adapter, so it is no method of a plan. "
+                "[refresh.md](refresh.md) has the figures. How much is learnt follows from the divergence gain of the "
+                "start:"
+            ),
+            table(["models", "start", "samples", "steps", "batch", "rate"], paces),
         ]
     )
 
