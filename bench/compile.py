@@ -11,7 +11,7 @@ those of the methods' defaults: 99 % of the squared norm, 320 directions at most
 (cross-lora).
 
 "SVD" is torch.linalg.svd of the weight as it lies; "turned" the same of its transpose where it is wider than tall,
-which LAPACK does up to four times faster and nobody asks for. Weights whose SVD is above --limit operations
+which LAPACK does up to six times faster. Weights whose SVD is above --limit operations
 (rows * columns * the shorter of them) are decomposed by it at half their size and the seconds multiplied by 8.
 
 "excess" is the squared norm outside the subspace beyond the least possible, over that least: the worse of both sides;

@@ -143,7 +143,7 @@ def _factored(wide: Tensor, wanted: _Wanted) -> Subspaces:
 
 
 def _by_svd(wide: Tensor, wanted: _Wanted) -> Subspaces:
-    # LAPACK is up to four times slower on a matrix that is wider than tall.
+    # LAPACK is up to six times slower on a matrix that is wider than tall.
     right, values, left = torch.linalg.svd(wide.T, full_matrices=False)
     rank = wanted.rank(values.square(), float(values.double().square().sum()))
     return Subspaces(left[:rank].T, values[:rank].contiguous(), right[:, :rank])
