@@ -9,7 +9,7 @@ from lorax.adapter import Adapter, Site
 from lorax.calibration import as_rows, collect_statistics
 from lorax.convert import Conversion, convert_adapters
 from lorax.diffusion_model import DiffusionModel
-from tests.stand_ins.pairs import SETTINGS, Pair, open_pair, twins  # noqa: F401 - fixture
+from tests.stand_ins.pairs import SETTINGS, Pair, lineage, open_pair, twins  # noqa: F401 - fixtures
 from tests.stand_ins.tiny_bases import make_adapter, make_base, weight_of
 
 FF_OUT = ".ff.net.2"
@@ -19,6 +19,23 @@ def test_a_base_against_itself_has_equal_gram_and_cross_products(twins: Pair) ->
     for site, found in twins.statistics().items():
         assert torch.allclose(found.input_gram, found.input_cross), site
         assert torch.allclose(found.output_gram, found.output_cross), site
+
+
+def test_what_is_held_out_and_the_rest_are_two_different_halves_of_the_whole(lineage: Pair) -> None:  # noqa: F811
+    for site, found in lineage.statistics().items():
+        held_out, rest = found.held_out, found.rest()
+        assert held_out is not None
+        assert rest is not None
+        assert held_out.held_out is None
+        assert torch.allclose(held_out.plus(rest).output_cross, found.output_cross), site
+        assert held_out.input_energy + rest.input_energy == pytest.approx(found.input_energy)
+        assert not torch.allclose(held_out.output_cross, rest.output_cross, rtol=0.01), site
+
+
+def test_energies_are_those_of_the_source(twins: Pair) -> None:  # noqa: F811
+    for site, found in twins.statistics().items():
+        assert found.input_energy == pytest.approx(float(found.input_gram.trace()), rel=1e-4), site
+        assert found.output_energy == pytest.approx(float(found.output_gram.trace()), rel=1e-4), site
 
 
 def test_every_site_that_the_pictures_reach_has_statistics(twins: Pair) -> None:  # noqa: F811
