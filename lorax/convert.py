@@ -4,12 +4,10 @@ The updates of all adapters at one site are stacked along the rank axis, so that
 by one large product: 2·(out_t·out_s + in_t·in_s·taps)·(sum of ranks) multiplications for dense operators.
 
 What is carried are factors: updates of other algorithms are lowered first, on the base that they were made for. LoHa,
-LoKr, LoRA-X and SVDiff up to the rank allowed lose nothing by it. DoRA does: its change is (diag(g) - 1)·W +
-diag(g)·BA with a gain g per output, of full rank, and what lies beyond the rank allowed is lost: at width 320, rank 64
-and factors of 5 % of the weight's norm, .1, 1, 8 and 23 % of the squared norm for gains that spread by .3, 1, 3 and
-10 % (forgetting the magnitude, as other converters do, loses .4, 4, 28 and 81 %). To carry the gain itself, and set the
-new magnitude to g·||W_t + B'A'||, would lose less, but asks for the target's weights at every conversion, which a plan
-is there to do without, and for outputs that are the same channels in both bases. The share that was lost is reported.
+LoKr, LoRA-X and SVDiff of few shifts lose nothing by it, up to the rank allowed. DoRA does, being of full rank: at
+width 320, rank 64 and factors of 5 % of the weight's norm, .1, 1, 8 and 23 % of the squared norm for gains that spread
+by .3, 1, 3 and 10 % (forgetting the magnitude, as other converters do, loses .4, 4, 28 and 81 %). So where both bases
+are at hand and channels stay in place, its gains go round the plan and not through it: see lorax.gains.
 """
 
 from __future__ import annotations

@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tasks.conversion import convert_shard
 from tasks.convert import convert  # noqa: F401 - the tasks import without an API
 from tasks.scoring import Scored, ScoreItem, score_key, score_shard
 from tests.tasks.conftest import PROBE, Steps
+from tests.tasks.test_conversion import as_dora
+from tests.tasks.test_conversion import items_of as items_to_convert
 
 GATE = {"divergence_gain": -9.0, "margin_over_random": -9.0, "allowed_under_copy": 9.0}
 
@@ -133,3 +136,21 @@ def test_a_score_belongs_to_its_probe_its_controls_and_the_code(steps: Steps) ->
     key = score_key(steps.pair, probe=PROBE)
     assert key != score_key(steps.pair, probe={**PROBE, "seed": 1})
     assert not any(isinstance(value, float) and math.isnan(value) for value in key.values())
+
+
+def test_a_dora_is_scored_as_the_dora_that_would_be_published(steps: Steps, tmp_path: Path) -> None:
+    item = as_dora(items_to_convert(steps)[0], tmp_path)
+    plan, conversions = steps.pair["plans"]["copy"], str(tmp_path / "conversions")
+    [converted] = convert_shard([item], plan=plan, bases=steps.bases, conversions=conversions, dialect="lycoris")
+    assert converted["body"] is not None
+    assert converted["body"]["gains_carried"] > 0
+
+    name = str(converted["conversion_id"])
+    wanted = ScoreItem(entry_key="dora", entry=item["entry"], files=item["files"], conversion_id=name, card=None)
+    changed = dataclasses.replace(steps, data=tmp_path)
+    [record] = score(changed, [wanted], tmp_path / "images")
+
+    assert record["scored"] is not None
+    own, random = (record["scored"]["figures"][name]["divergence_gain"]["value"] for name in ("converted", "random"))
+    assert own > 0.5
+    assert own > random
