@@ -25,19 +25,22 @@ import torch
 from torch import Tensor
 
 from lorax.method import Method, NoTerm, Setting, SiteInputs, SiteStatistics, Term
-from lorax.methods import calibrated, copy
 
-CANDIDATES = (calibrated.METHOD, copy.METHOD)
-"""What is chosen from, the best of most pairs first."""
+CANDIDATES = ("calibrated", "copy")
+"""What is chosen from, the best of most pairs first. When the version of one is raised, so is auto's."""
 
 
 def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | NoTerm:
     """Returns the term of the candidate with the best agreement, its figures and all agreements beside it."""
+    # Found by name when a site is compiled: the folder of methods is complete only once it has been imported.
+    from lorax.methods import METHODS
+
+    candidates = [METHODS[name] for name in CANDIDATES]
     fitting = site.statistics.rest() if site.statistics is not None else None
     if site.statistics is None or site.statistics.held_out is None or fitting is None:
         return NoTerm("no-activations")
     trials = {
-        method.name: method.compile_site(replace(site, statistics=fitting), method.settings) for method in CANDIDATES
+        method.name: method.compile_site(replace(site, statistics=fitting), method.settings) for method in candidates
     }
     figures = {
         name: agreement(term, site.statistics.held_out, site) for name, term in trials.items() if isinstance(term, Term)
@@ -47,7 +50,7 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     best = max(figures.values())
     if best < float(settings["least"]):
         return NoTerm("would-harm")
-    chosen = next(method for method in CANDIDATES if figures.get(method.name, -1.0) >= best - float(settings["margin"]))
+    chosen = next(method for method in candidates if figures.get(method.name, -1.0) >= best - float(settings["margin"]))
     term = chosen.compile_site(site, chosen.settings)
     if isinstance(term, NoTerm):
         return term
@@ -76,6 +79,7 @@ METHOD = Method(
     reference="own; first-order effects as in calibrated",
     needs="activations",
     compile_site=compile_site,
+    version=2,
     gives_back={},
     settings={"margin": 0.1, "least": 0.02},
 )

@@ -25,9 +25,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lorax.isometry import isometry
 from lorax.linear_algebra import ridge
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
-from lorax.methods.procrustes import isometry
 from lorax.operators import Dense
 
 

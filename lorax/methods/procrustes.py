@@ -23,10 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
-from lorax.linear_algebra import polar_factor
+from lorax.isometry import isometry
 from lorax.method import Method, NoTerm, Setting, SiteInputs, Term
 from lorax.norm_match import norm_matched
 from lorax.operators import Dense
@@ -43,16 +40,6 @@ def compile_site(site: SiteInputs, settings: Mapping[str, Setting]) -> Term | No
     outward, inward = (isometry(cross, silence).float() for cross in (found.output_cross, found.input_cross))
     term = Term(Dense(outward), Dense(inward), per_channel=True)
     return norm_matched(term, site) if settings["norm_match"] else term
-
-
-def isometry(cross: Tensor, silence: float = 1e-6) -> Tensor:
-    """Returns the isometry nearest to X_t^T X_s, float64; nearest to the identity where that says nothing."""
-    cross = cross.double()
-    if cross.shape[0] == cross.shape[1]:
-        # The Frobenius norm over sqrt(width) is the root mean square of the singular values.
-        pull = silence * (float(cross.norm()) / cross.shape[0] ** 0.5 or 1.0)
-        cross = cross + pull * torch.eye(cross.shape[0], dtype=torch.float64, device=cross.device)
-    return polar_factor(cross)
 
 
 METHOD = Method(

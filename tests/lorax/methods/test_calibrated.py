@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lorax.isometry import isometry
 from lorax.method import SiteStatistics, Term
-from lorax.methods.procrustes import isometry
 from tests.lorax.methods.toy import WIDTH, carry, compile_toy, random, rotation, sums
 
 ROWS = 400
