@@ -23,8 +23,11 @@ from lorax.recompression import recompressed
 if TYPE_CHECKING:
     from torch import Tensor
 
-EXACT_RANK = 320
-"""Up to this rank exact factors are kept: LoHa and LoKr of rank 16 are of rank 256, LoRA-X of its paper of rank 320."""
+EXACT_RANK = 256
+"""Up to this rank exact factors are kept as they are: LoHa and LoKr of rank 16 are of rank 256."""
+
+EXACT_RANK_ON_BASE = 320
+"""The same of factors that follow from the base weight: LoRA-X has up to 320 in its paper, each of them trained."""
 
 _OVERSAMPLING = 16
 _POWER_STEPS = 6
@@ -62,16 +65,19 @@ class LoweredAdapter:
         return lost / total if total > 0 else 0.0
 
 
-def lower(update: Update, weight: Tensor | None, *, rank: int, exact_rank: int = EXACT_RANK) -> Lowered:
+def lower(update: Update, weight: Tensor | None, *, rank: int, exact_rank: int | None = None) -> Lowered:
     """Gives an update as low-rank factors.
 
     weight: of the base model at the update's site, (out, in) or (out, in, *kernel), None where it is not at hand;
-    rank: kept of an update that is not low-rank, and of one whose exact factors are of a rank above exact_rank.
+    rank: kept of an update that is not low-rank, and of one whose exact factors are of a rank above exact_rank (None:
+    256, or 320 where they follow from the base weight).
     LoRA is never cut: only its rank falls, without loss, to what a matrix of its shape can have.
     Raises Unsupported("needs-base") when the update needs the base weight and there is none.
     """
     exact = _exact(update, weight)
     if exact is not None:
+        if exact_rank is None:
+            exact_rank = EXACT_RANK_ON_BASE if update.needs_base else EXACT_RANK
         if isinstance(update, LowRank) or exact.rank <= exact_rank:
             return Lowered(_without_surplus(exact), 0.0)
         return _cut_factors(exact, rank)
@@ -89,7 +95,7 @@ def lower_adapter(
     weight: Callable[[Site], Tensor] | None,
     *,
     rank: int = 64,
-    exact_rank: int = EXACT_RANK,
+    exact_rank: int | None = None,
 ) -> LoweredAdapter:
     """Gives an adapter whose updates are all low-rank.
 

@@ -156,6 +156,15 @@ def test_lora_x_of_more_rank_than_is_asked_for_is_cut_to_its_largest_changes() -
     assert_best(lowered.update.dense(), update.dense(weight), 3)
 
 
+def test_by_itself_lora_x_keeps_all_that_its_paper_trains_and_lokr_less() -> None:
+    weight = noise(330, 330, seed=9).float()
+    whole = LoKr({"lokr_w1": noise(3, 3), "lokr_w2": noise(110, 110, seed=1)}, 1.0, SiteShape(330, 330))
+
+    assert lower(LoRAX(noise(320).float(), 1.0), weight, rank=4).update.rank == 320
+    assert lower(LoRAX(noise(321).float(), 1.0), weight, rank=4).update.rank == 4
+    assert lower(whole, None, rank=4).update.rank == 4
+
+
 def test_svdiff_of_few_shifts_is_of_as_many_ranks_and_loses_nothing() -> None:
     weight, delta = noise(OUT, IN, seed=9), torch.zeros(IN, dtype=torch.float64)
     # One shift takes more away than there is: the value stops at zero.
