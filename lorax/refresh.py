@@ -79,7 +79,7 @@ class RefreshSettings:
     warm_up: int = 5
     mix: float = 0.0
     neutral: int = 16
-    hold: float = 1.0
+    hold: float = 0.3
     allowed: float = 1.0
     checks: int = 5
     patience: int = 3

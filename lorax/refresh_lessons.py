@@ -96,21 +96,16 @@ class Drift:
         self._source, self._target, self._probe = source, target, probe
         parts = probe.batches(-(-_rows(probe) // batches))
         self._measured, self._held = parts[: (len(parts) + 1) // 2], parts[len(parts) // 2 :]
-        self._plain: dict[int, Tensor] = {}
-        sizes = [target.geometry.size(self._wanted(rows)) for rows in self._measured]
+        with torch.no_grad():
+            self._plain = {rows.start: target.run(probe, rows) for rows in parts}
+        sizes = [target.geometry.size(self._plain[rows.start]) for rows in self._measured]
         self.unit = float(torch.cat(sizes).mean())
-
-    @torch.no_grad()
-    def _wanted(self, rows: slice) -> Tensor:
-        if rows.start not in self._plain:
-            self._plain[rows.start] = self._target.run(self._probe, rows)
-        return self._plain[rows.start]
 
     @torch.no_grad()
     def measured(self, adapter: Adapter) -> float:
         """Returns how far an adapter moves the target, in units."""
         with self._target.patched(adapter):
-            found = [self._of(self._target, self._wanted(rows), rows) for rows in self._measured]
+            found = [self._of(self._target, self._plain[rows.start], rows) for rows in self._measured]
         return float(torch.cat(found).mean()) / max(self.unit, 1e-30)
 
     @torch.no_grad()
@@ -125,7 +120,7 @@ class Drift:
     def of_batch(self, step: int) -> Tensor:
         """Returns how far the target as it is patched now has moved on some samples, a mean over rows."""
         rows = self._held[step % len(self._held)]
-        return self._of(self._target, self._wanted(rows), rows).mean()
+        return self._of(self._target, self._plain[rows.start], rows).mean()
 
     def _of(self, model: RunningModel, plain: Tensor, rows: slice) -> Tensor:
         return model.geometry.divergence(plain, model.run(self._probe, rows))

@@ -123,7 +123,7 @@ def test_the_weights_stay_as_they_are_and_may_be_asked_for_gradients_again(case:
 
 
 def test_several_adapters_give_what_each_gives_alone(case: Case) -> None:
-    settings = replace(case.settings, steps=5)
+    settings = replace(case.settings, steps=5, hold=3.0, allowed=0.01)
     alone = refresh(case.source, case.target, case.adapter, case.start, settings)
 
     together = refresh_many(
