@@ -3,7 +3,7 @@
 The rows of the second half of every batch are summed apart as well: fitted on one half, judged on the other.
 
 Cost per probe row: one forward and `directions` backward passes of each base; memory: the activations of one batch and
-eight matrices per pair of sites.
+eight matrices per pair of sites; `lorax.grouped_statistics` asks for some sites at a time.
 """
 
 from __future__ import annotations

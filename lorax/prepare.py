@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from lorax.base_pair import pairing
 from lorax.calibration import collect_statistics
 from lorax.checkpoint import Checkpoint
 from lorax.compile import compilation, compile_plan, compile_to
+from lorax.grouped_statistics import GroupedStatistics, bytes_of
 from lorax.load_model import load_pair
 from lorax.method import Setting, SiteStatistics
 from lorax.plan import Plan, method_named, plan_key
@@ -97,14 +98,19 @@ def _probe_id(source: Checkpoint, target: Checkpoint, probe: ProbeSettings) -> s
 
 def _statistics(
     source: Checkpoint, target: Checkpoint, probe: ProbeSettings, device: str, progress: Progress
-) -> dict[Site, SiteStatistics]:
+) -> GroupedStatistics:
     models = load_pair(source.folder, target.folder, device=device)
     drawn = PROBES["neutral"].draw(models[0], models[1], None, calibration_probe(probe))
-    pairs = {site: origin for site, origin in pairing(source, target).items() if isinstance(origin, Site)}
-    return collect_statistics(
-        models[0],
-        models[1],
-        pairs=pairs,
-        probe=drawn,
-        progress=lambda done, total: progress("calibrate", done, total),
-    )
+    pairs = {site: origin for site, origin in sorted(pairing(source, target).items()) if isinstance(origin, Site)}
+
+    def collect(sites: Sequence[Site]) -> dict[Site, SiteStatistics]:
+        return collect_statistics(
+            models[0],
+            models[1],
+            pairs={site: pairs[site] for site in sites},
+            probe=drawn,
+            progress=lambda done, total: progress("calibrate", done, total),
+        )
+
+    sizes = {site: bytes_of(target.base.sites[site], source.base.sites[origin]) for site, origin in pairs.items()}
+    return GroupedStatistics(sizes, collect)
