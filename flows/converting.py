@@ -29,16 +29,18 @@ from lorax.errors import Refused, Stop, TryLater, Unsupported
 from lorax.gains import NO_GAINS, CarriedGains, carried_gains, split_gains, with_gains
 from lorax.loaded_file import fresh_memory
 from lorax.lowering import LoweredAdapter, lower_adapter
-from lorax.plan import Plan, load_plan, method_named
+from lorax.plan import Plan, load_plan, method_named, read_description
 from lorax.prepare import Progress as Told
 from lorax.prepare import prepare_plan_file
 from lorax.probe import ProbeSettings
 from lorax.read import AdapterFiles, read_adapter
 from lorax.refresh import RefreshSettings
-from lorax.weight_file import WrittenFile
+from lorax.weight_file import WrittenFile, sha256_file
 from lorax.write import dialect_for, writable_dialect, write_adapter_files
+from tasks.device import device
 
 TAKES_BUDGET = (REFRESH, "auto")
+
 _WIDTH = 120
 _TEXTS = 64
 """Texts that a plan is calibrated on where no probe is given."""
@@ -69,26 +71,27 @@ def make_plan(source: Path, target: Path, *, method: str, probe: Path | None, ou
     if method == REFRESH:
         raise Stop(NO_PLAN)
     path = _compiled(Recipe(source=source, target=target, method=method, probe=probe), out)
-    plan = load_plan(path)
-    without = Counter(site.reason for site in plan.sites if site.term is None)
+    said = read_description(path)  # the operators of a large base need not fit into memory together
+    sites = said["sites"]
+    without = Counter(site["reason"] for site in sites if "reason" in site)
     facts = {
         "plan": str(path),
-        "plan_id": plan.plan_id,
-        "key": plan.key,
-        "method": plan.method,
-        "settings": dict(plan.settings),
-        "source": plan.source,
-        "target": plan.target,
-        "sites": len(plan.sites),
-        "planned_sites": len(plan.sites) - without.total(),
+        "plan_id": sha256_file(path),
+        "key": said["key"],
+        "method": said["method"],
+        "settings": said["settings"],
+        "source": said["source"]["name"],
+        "target": said["target"]["name"],
+        "sites": len(sites),
+        "planned_sites": len(sites) - without.total(),
         "without_a_plan": dict(sorted(without.items())),
     }
     if as_json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
         return 0
     left = "".join(f", {count} left out ({reason})" for reason, count in sorted(without.items()))
-    reached = f"{facts['planned_sites']} of {len(plan.sites)} sites"
-    sys.stdout.write(f"{plan.method}, {plan.source} -> {plan.target}: {reached}{left}\n{path}\n")
+    reached = f"{facts['planned_sites']} of {len(sites)} sites"
+    sys.stdout.write(f"{facts['method']}, {facts['source']} -> {facts['target']}: {reached}{left}\n{path}\n")
     return 0
 
 
@@ -226,13 +229,13 @@ def _plan_of(recipe: Recipe, out: Path) -> Iterator[Plan]:
         yield _opened(recipe.plan)
         return
     with tempfile.TemporaryDirectory(dir=nearest_folder(out), prefix=".lorax-") as scratch:
-        yield load_plan(_compiled(recipe, Path(scratch)))
+        yield load_plan(_compiled(recipe, Path(scratch))).on(device())
 
 
 def _opened(path: Path) -> Plan:
     """A plan file that somebody named. Raises Stop where it cannot be one."""
     try:
-        return load_plan(path)
+        return load_plan(path).on(device())
     except Refused as problem:
         raise Stop(f"--plan {path}: {problem.message}; make a plan with `lorax plan`") from problem
 
@@ -243,7 +246,9 @@ def _compiled(recipe: Recipe, out: Path) -> Path:
     probe = read_probe(recipe.probe, method=recipe.method)
     source, target = open_bases([recipe.source, recipe.target])
     with _shown() as told:
-        return prepare_plan_file(out, source, target, method=recipe.method, settings={}, probe=probe, progress=told)
+        return prepare_plan_file(
+            out, source, target, method=recipe.method, settings={}, probe=probe, device=device(), progress=told
+        )
 
 
 @contextmanager

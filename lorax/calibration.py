@@ -51,7 +51,7 @@ def collect_statistics(
             if site in there and origin in here:
                 _add(sums, site, there[site], here[origin])
         progress(done, len(batches))
-    return {site: found.on_cpu() for site, found in sums.items()}
+    return {site: found.on("cpu") for site, found in sums.items()}
 
 
 def _same(pulls: list[Tensor], _output: Tensor) -> list[Tensor]:
@@ -123,10 +123,15 @@ def _half(rows: Tensor, *, second: bool) -> Tensor:
 
 def _products(inputs_t: Tensor, inputs_s: Tensor, gradients_t: Tensor, gradients_s: Tensor) -> SiteStatistics:
     return SiteStatistics(
-        input_gram=(inputs_t.T @ inputs_t).double(),
-        input_cross=(inputs_t.T @ inputs_s).double(),
-        output_gram=(gradients_t.T @ gradients_t).double(),
-        output_cross=(gradients_t.T @ gradients_s).double(),
+        input_gram=_double(inputs_t.T @ inputs_t),
+        input_cross=_double(inputs_t.T @ inputs_s),
+        output_gram=_double(gradients_t.T @ gradients_t),
+        output_cross=_double(gradients_t.T @ gradients_s),
         input_energy=float(inputs_s.square().sum()),
         output_energy=float(gradients_s.square().sum()),
     )
+
+
+def _double(product: Tensor) -> Tensor:
+    """A product in float64, on the CPU where the accelerator has none."""
+    return (product.cpu() if product.device.type == "mps" else product).double()

@@ -29,13 +29,14 @@ class Checkpoint:
     """Is a base model whose weights are at hand; they are read one at a time.
 
     path: the folder or the file; places: where the weight of each module lies; not_runnable: why the model cannot be
-    run from there, "" when it can.
+    run from there, "" when it can; device: where weights are put when they are asked for.
     """
 
     base: BaseModel
     path: Path
     places: Mapping[Site, Stored]
     not_runnable: str = ""
+    device: str = "cpu"
 
     @property
     def folder(self) -> Path:
@@ -58,7 +59,7 @@ class Checkpoint:
                 f"{self.path}: base {self.base.name!r} has no weight {site}; compile the plan for this base again"
             )
         try:
-            return self.places[site].read()
+            return self.places[site].read().to(self.device)
         except Misfit as problem:
             raise Stop(f"{self.path}: {site}: {problem}; download the base model again") from None
 

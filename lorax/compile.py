@@ -22,6 +22,7 @@ from lorax.checkpoint import Checkpoint
 from lorax.decoder_pair import DecoderPair
 from lorax.errors import Stop
 from lorax.method import Method, NoTerm, Setting, SiteInputs, SiteStatistics
+from lorax.placement import term_on
 from lorax.plan import Plan, PlanHead, PlannedSite, merged_settings, method_named, plan_key
 from lorax.plan_pieces import Pieces
 
@@ -53,6 +54,7 @@ class Compilation:
         site, origin = self.matches[index]
         if isinstance(origin, str):
             return PlannedSite(site, None, None, reason=origin)
+        known = statistics.get(site)
         inputs = SiteInputs(
             target=site,
             source=origin,
@@ -60,14 +62,15 @@ class Compilation:
             source_shape=self.source.base.sites[origin],
             target_weight=partial(self.target.weight, site),
             source_weight=partial(self.source.weight, origin),
-            statistics=statistics.get(site),
+            statistics=known.on(self.target.device) if known is not None else None,
             generator=torch.Generator().manual_seed(_seed_for(self.method.name, site)),
             decoders=self.decoders.around(site, origin) if self.decoders is not None else None,
         )
         found = self.method.compile_site(inputs, self.head.settings)
         if isinstance(found, NoTerm):
             return PlannedSite(site, origin, None, reason=found.reason)
-        return PlannedSite(site, origin, found)
+        # Plans are kept in main memory; `Plan.on` moves a whole one.
+        return PlannedSite(site, origin, found if self.target.device == "cpu" else term_on(found, "cpu"))
 
 
 def compilation(

@@ -28,6 +28,7 @@ from lorax.base_model import BaseModel
 from lorax.errors import Unsupported
 from lorax.method import Term
 from lorax.operators import Identity, Operator
+from lorax.placement import place_of
 from lorax.plan import Plan, PlannedSite
 from lorax.recompression import added, recompressed
 
@@ -96,6 +97,7 @@ def convert_adapters(
     factors = [adapter.low_rank() for adapter in adapters]
     updates: list[dict[Site, LowRank]] = [{} for _ in adapters]
     norms = _Norms()
+    moved: list[tuple[Site, list[int], _Stack]] = []
     for planned in plan.sites:
         holders = [index for index, own in enumerate(factors) if planned.source in own]
         if planned.source is None or not holders:
@@ -103,9 +105,13 @@ def convert_adapters(
         before = _Stack([factors[index][planned.source] for index in holders])
         after = before.through(planned.term) if planned.term is not None else None
         norms.add(planned, holders, before, after)
-        shape = plan.target_base.sites.get(planned.target)
-        for index, now in zip(holders, after.split() if after is not None else [], strict=False):
-            updates[index][planned.target] = _in_shape(now, shape)
+        if after is not None:
+            moved.append((planned.target, holders, after))
+    # After the last product is under way: an accelerator is not waited for site by site.
+    for site, holders, after in moved:
+        shape = plan.target_base.sites.get(site)
+        for index, now in zip(holders, after.in_main_memory().split(), strict=True):
+            updates[index][site] = _in_shape(now, shape)
     carried = norms.reports(len(adapters))
     return [
         _conversion(plan, adapter, target=target, updates=found, reports=_completed(adapter, known, target))
@@ -153,8 +159,9 @@ class _Stack:
             return self
         kernel = self.updates[0].kernel
         taps = math.prod(kernel) if kernel is not None and term.per_channel else 1
+        ups, downs = (_beside(factor, term) for factor in (self.ups, self.downs))
         products = [
-            _Stack(self.updates, (output.apply(self.ups), _on_channels(inward, self.downs, taps)))
+            _Stack(self.updates, (_single(output.apply(ups)), _single(_on_channels(inward, downs, taps))))
             for output, inward in term.products
         ]
         moved = products[0] if len(products) == 1 else _Stack.sum_of(products, keeps_rank=term.keeps_rank)
@@ -162,10 +169,18 @@ class _Stack:
 
     def as_long_as(self, before: _Stack, ratio: float) -> _Stack:
         """Brings each update to `ratio` times its norm before; one that the map took away but for rounding stays."""
-        was, now = before.squares(), self.squares()
+        now = self.squares()
+        was = before.squares().to(now.device)
         factors = torch.where(now > _LEAST_KEPT**2 * was, ratio * (was / now).sqrt(), 1.0)
         ranks = torch.tensor([update.rank for update in self.updates], device=factors.device)
         return _Stack(self.updates, (self.ups * factors.repeat_interleave(ranks), self.downs), self.lost)
+
+    def in_main_memory(self) -> _Stack:
+        """Gives the same updates where adapters lie; itself where they are there already."""
+        if self.moved is not None:
+            return self if self.ups.is_cpu else _Stack(self.updates, (self.ups.cpu(), self.downs.cpu()), self.lost)
+        here = [replace(update, up=update.up.cpu(), down=update.down.cpu()) for update in self.updates]
+        return _Stack(here, None, self.lost)
 
     @classmethod
     def sum_of(cls, products: Sequence[_Stack], *, keeps_rank: bool) -> _Stack:
@@ -209,8 +224,18 @@ def _square(update: LowRank) -> Tensor:
 
 def _joined_up(factors: Sequence[Tensor], dim: int) -> Tensor:
     """Factors side by side, halves in float32: cast once, when all are together."""
-    joined = torch.cat(list(factors), dim) if len(factors) > 1 else factors[0]
-    return joined.float() if joined.itemsize < 4 else joined
+    return _single(torch.cat(list(factors), dim) if len(factors) > 1 else factors[0])
+
+
+def _single(factor: Tensor) -> Tensor:
+    """The factor in float32 at least."""
+    return factor.float() if factor.itemsize < 4 else factor
+
+
+def _beside(factor: Tensor, term: Term) -> Tensor:
+    """The factor where the operators of a term lie, in their element type."""
+    place = place_of(operator for product in term.products for operator in product)
+    return factor if place is None else factor.to(*place)
 
 
 def _on_channels(operator: Operator, rows: Tensor, taps: int) -> Tensor:
@@ -261,7 +286,7 @@ class _Norms:
         self._begin()
         self._elsewhere.shutdown()
         squares = zip(*(pair for some in self._squares for pair in some.result()), strict=True)
-        before, after = (torch.cat(each).sqrt().tolist() for each in squares)
+        before, after = (torch.cat([some.cpu() for some in each]).sqrt().tolist() for each in squares)
         for row, ((planned, index, scale), was, now) in enumerate(zip(self._rows, before, after, strict=True)):
             site, home = planned.source or planned.target, str(planned.target) if planned.term is not None else None
             lost = float(self._lost.get(row, 0.0))

@@ -47,16 +47,16 @@ class SiteStatistics:
         """Returns the sums without what was held out: to fit on, for the held-out part to judge; None without one."""
         return self._with(self.held_out, -1, None) if self.held_out is not None else None
 
-    def on_cpu(self) -> SiteStatistics:
-        """Returns the same sums in main memory, where plans are compiled."""
+    def on(self, device: torch.device | str) -> SiteStatistics:
+        """Returns the same sums on a device."""
         return SiteStatistics(
-            self.input_gram.cpu(),
-            self.input_cross.cpu(),
-            self.output_gram.cpu(),
-            self.output_cross.cpu(),
+            self.input_gram.to(device),
+            self.input_cross.to(device),
+            self.output_gram.to(device),
+            self.output_cross.to(device),
             self.input_energy,
             self.output_energy,
-            self.held_out.on_cpu() if self.held_out is not None else None,
+            self.held_out.on(device) if self.held_out is not None else None,
         )
 
     def _with(self, other: SiteStatistics, sign: int, held_out: SiteStatistics | None) -> SiteStatistics:

@@ -13,10 +13,11 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lorax import __version__
@@ -28,6 +29,7 @@ from lorax.errors import Stop
 from lorax.method import Method, Product, Setting, Term
 from lorax.methods import METHODS
 from lorax.operators import kind_of, rebuild
+from lorax.placement import EXACT, precision_for, term_on
 from lorax.weight_file import Stored, WeightFile, open_weight_file, sha256_file, write_weight_file
 
 FORMAT = "4"
@@ -78,6 +80,22 @@ class Plan:
     head: PlanHead
     sites: tuple[PlannedSite, ...]
     plan_id: str = ""
+
+    def on(self, device: torch.device | str, *, error_budget: float = EXACT) -> Plan:
+        """Returns the same plan with its operators resident on a device; itself where nothing would change.
+
+        error_budget: error of converted updates that is allowed, as a share of their norm before or after; from 2e-3
+        on operators and factors are halves (see lorax.placement.precision_for). That is for accelerators: a CPU is
+        slower with them.
+        """
+        dtype = precision_for(error_budget)
+        if torch.device(device).type == "cpu" and dtype == torch.float32:
+            return self
+        sites = [
+            replace(site, term=term_on(site.term, device, dtype)) if site.term is not None else site
+            for site in self.sites
+        ]
+        return replace(self, sites=tuple(sites))
 
     @property
     def key(self) -> str:
@@ -230,6 +248,15 @@ def load_plan(path: Path) -> Plan:
     except (KeyError, TypeError, ValueError) as error:
         raise Stop(f"{path}: the description of the plan is damaged ({error!r}). Compile it anew.") from error
     return Plan(head, sites, plan_id)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Returns what a plan file says in its header, as JSON values, without reading an operator. Raises Stop as above.
+
+    Among them: key, method, settings, source and target with their `name`, and `sites`, each with `target`, `source`
+    and, where it gets no update, `reason`.
+    """
+    return _header(open_weight_file(path))
 
 
 def _header(file: WeightFile) -> dict[str, Any]:

@@ -57,8 +57,7 @@ def prepare_plan(
     """Returns the compiled plan. Raises Stop for an unknown method or setting, or a base that does not open."""
     needed = method_named(method).needs == "activations"
     return compile_plan(
-        source,
-        target,
+        *_computing(source, target, device),
         method=method,
         settings=settings,
         probe_id=_probe_id(source, target, probe),
@@ -86,10 +85,16 @@ def prepare_plan_file(
     probe_id = _probe_id(source, target, probe)
     return compile_to(
         out,
-        compilation(source, target, method=method, settings=settings, probe_id=probe_id),
+        compilation(*_computing(source, target, device), method=method, settings=settings, probe_id=probe_id),
         statistics=lambda: _statistics(source, target, probe, device, progress),
         progress=lambda done, total: progress("compile", done, total),
     )
+
+
+def _computing(source: Checkpoint, target: Checkpoint, device: str) -> tuple[Checkpoint, Checkpoint]:
+    """The bases with their weights on the device that decomposes them: not MPS, which has no float64."""
+    chosen = device if device.startswith("cuda") else "cpu"
+    return replace(source, device=chosen), replace(target, device=chosen)
 
 
 def _probe_id(source: Checkpoint, target: Checkpoint, probe: ProbeSettings) -> str:

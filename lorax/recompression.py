@@ -30,12 +30,13 @@ def recompressed(update: LowRank, *, rank: int | None = None) -> tuple[LowRank, 
     """
     left, small_left = torch.linalg.qr(update.up)
     right, small_right = torch.linalg.qr(update.down.mT)
-    inner = small_left.double() @ small_right.double().mT
+    # On the CPU: it is small, and not every accelerator knows float64.
+    inner = small_left.cpu().double() @ small_right.cpu().double().mT
     inner_left, values, inner_right = torch.linalg.svd(inner, full_matrices=False)
     kept = min(rank or values.numel(), values.numel())
     root = values[:kept].sqrt()
-    up = left @ (inner_left[:, :kept] * root).to(left.dtype)
-    down = (root[:, None] * inner_right[:kept]).to(right.dtype) @ right.mT
+    up = left @ (inner_left[:, :kept] * root).to(left)
+    down = (root[:, None] * inner_right[:kept]).to(right) @ right.mT
     squares = values.square()
     lost = squares[kept:].sum() / squares.sum().clamp_min(torch.finfo(squares.dtype).tiny)
     return replace(update, up=up, down=down), lost

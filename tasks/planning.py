@@ -17,10 +17,9 @@ from typing import Any, TypedDict
 from lorax.base_pair import similarity
 from lorax.checkpoint import Checkpoint
 from lorax.method import Setting
-from lorax.plan import HEADER
+from lorax.plan import read_description
 from lorax.prepare import key_for, prepare_plan_file
 from lorax.probe import ProbeSettings
-from lorax.weight_file import open_weight_file
 from tasks.bases import BaseFolder, has_weights, open_base, why_not_runnable
 from tasks.crash_points import AFTER_PLAN_SAVED, WHILE_COMPILING, crash_point
 from tasks.device import device
@@ -119,7 +118,7 @@ def find_or_compile(
         progress=_dying_on_demand,
     )
     crash_point(AFTER_PLAN_SAVED)
-    said = json.loads(open_weight_file(path).metadata[HEADER])
+    said = read_description(path)
     prepared = PreparedPlan(
         plan_id=path.stem,
         key=key,

@@ -6,9 +6,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from lorax.plan import Plan, load_plan
+from tasks.device import device
 
 
 @lru_cache(maxsize=8)
 def open_plan(path: str) -> Plan:
-    """Returns the plan of a file that is named by its content; raises lorax.errors.Stop where it is not that plan."""
-    return load_plan(Path(path))
+    """Returns the plan of a file that is named by its content, its operators where this worker computes.
+
+    Raises lorax.errors.Stop where it is not that plan.
+    """
+    return load_plan(Path(path)).on(device())
