@@ -1,13 +1,13 @@
 """Recovered lift R of every method on every pair of both examples, beside drift and time, against retraining.
 
-    OMP_NUM_THREADS=1 python bench/fidelity.py [--targets text-v2,digits-v2] [--methods copy,auto] [--again]
+    OMP_NUM_THREADS=1 python bench/fidelity.py [--targets text-v2,digits-v2] [--methods "copy;auto"] [--again]
 
 R = (loss of the target - loss with the transferred adapter) / (loss of the target - loss with the native one), losses
 on held-out samples of the adapter's task, the same for all. 1 is as good as retraining, 0 as good as doing nothing,
 below 0 is harm. Where several natives were trained (other seeds) their mean is the yardstick; the row `native` scores
-each of them against the others. Drift is what the adapter adds to the loss on neutral samples; 1 is as much as the
-natives add. Seconds are of processor time, for one adapter
-once the plan is there; those of `refresh` include all that it samples.
+each of them against the others. The row `source+adapter` is the old base with the old adapter in the target's place.
+Drift is what the adapter adds to the loss on neutral samples; 1 is as much as the natives add. Seconds are of processor
+time, for one adapter once the plan is there; those of `refresh` include all that it samples.
 
 Settings and defaults were chosen on one half of the adapters (`tuned`); the tables are about the other half. Results
 are kept in bench/results/fidelity.json, one cell per (pair, adapter, method): what is there is not measured again
@@ -22,7 +22,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,7 @@ from bench.fidelity_table import COLUMNS, Cell, rows_of  # noqa: E402
 from bench.subjects import NEUTRAL, Example, Subject  # noqa: E402
 from lorax import __version__  # noqa: E402
 from lorax.adapter import Adapter  # noqa: E402
+from lorax.base_pair import pairing  # noqa: E402
 from lorax.convert import Conversion, convert_adapters  # noqa: E402
 from lorax.load_model import load_pair  # noqa: E402
 from lorax.methods import METHODS  # noqa: E402
@@ -47,9 +48,9 @@ from lorax.refresh_start import completed  # noqa: E402
 from lorax.running_model import RunningModel  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results" / "fidelity.json"
-NATIVE, REFRESH = "native", "refresh"
+NATIVE, REFRESH, QUICK, CEILING = "native", "refresh", "refresh, quick", "source+adapter"
 STARTS = ("auto", "copy", "zero")
-LINEAGE, SHARE_IN_LINEAGE = "later checkpoint", 0.1
+LINEAGE = "later checkpoint"
 TIMED_STEPS = 20
 RESAMPLES = 1000
 
@@ -152,32 +153,44 @@ def cells(pair: Pair, subject: Subject, method: str, made: Made, common: Mapping
     )
 
 
+def other_cell(pair: Pair, subject: Subject, task: str, method: str, common: Mapping[str, float]) -> Cell:
+    """Returns a cell about something that was not transferred; lift and error are still to be put in."""
+    return Cell(
+        example=pair.example.name,
+        source=pair.example.source,
+        target=pair.name,
+        relation=pair.example.targets[pair.name],
+        task=task,
+        tuned=subject.tuned,
+        method=method,
+        control=method == CEILING,
+        lift=0.0,
+        error=0.0,
+        drift=pair.native_drift(subject.task),
+        native_drift=pair.native_drift(subject.task),
+        seconds=common["retraining"] if method == NATIVE else 0.0,
+        plan_seconds=0.0,
+        retraining_seconds=common["retraining"],
+    )
+
+
 def native_cells(pair: Pair, subject: Subject, common: Mapping[str, float]) -> Iterator[Cell]:
     """Yields how each adapter that was trained on the target does against the others with other seeds."""
     own = pair.own(subject.task)
-    for index, found in enumerate(own):
+    for index, found in enumerate(own if len(own) > 1 else ()):
         others = [each for place, each in enumerate(own) if place != index]
-        if not others:
-            return
         value, error = lift(pair.plain(subject.task), found, torch.stack(others).mean(0))
-        base = Cell(
-            example=pair.example.name,
-            source=pair.example.source,
-            target=pair.name,
-            relation=pair.example.targets[pair.name],
-            task=f"{subject.task}.seed{index}",
-            tuned=subject.tuned,
-            method=NATIVE,
-            control=False,
-            lift=value,
-            error=error,
-            drift=pair.native_drift(subject.task),
-            native_drift=pair.native_drift(subject.task),
-            seconds=common["retraining"],
-            plan_seconds=0.0,
-            retraining_seconds=common["retraining"],
-        )
-        yield base
+        cell = other_cell(pair, subject, f"{subject.task}.seed{index}", NATIVE, common)
+        yield replace(cell, lift=value, error=error)
+
+
+def ceiling_cells(pair: Pair, subject: Subject, common: Mapping[str, float]) -> Iterator[Cell]:
+    """Yields what source+adapter itself would recover in the target's place: as far as a pupil of it can come."""
+    task, source = subject.task, pair.models[0]
+    found = pair.example.loss(source, pair.adapters[task], task)
+    drift = float(pair.example.loss(source, pair.adapters[task], NEUTRAL).mean() - pair.plain(NEUTRAL).mean())
+    value, error = lift(pair.plain(task), found, torch.stack(pair.own(task)).mean(0))
+    yield replace(other_cell(pair, subject, task, CEILING, common), lift=value, error=error, drift=drift)
 
 
 class Results:
@@ -215,27 +228,34 @@ def measure(pair: Pair, methods: Sequence[str], results: Results, *, again: bool
         return
     common = {"retraining": pair.retraining()}
     for method in missing:
-        if method == NATIVE:
+        if method == QUICK and pair.example.targets[pair.name] != LINEAGE:
+            continue
+        if method == CEILING:
+            found = [cell for subject in pair.example.subjects for cell in ceiling_cells(pair, subject, common)]
+        elif method == NATIVE:
             found = [cell for subject in pair.example.subjects for cell in native_cells(pair, subject, common)]
         else:
-            made = refreshed(pair, common["retraining"]) if method == REFRESH else made_by_plan(pair, method)
+            learnt = method in {REFRESH, QUICK}
+            made = refreshed(pair, method, common["retraining"]) if learnt else made_by_plan(pair, method)
             found = [cell for subject in pair.example.subjects for cell in cells(pair, subject, method, made, common)]
         results.add(pair.name, method, found)
         mean = f"mean R {sum(cell.lift for cell in found) / len(found):.3f}" if found else "carries nothing"
         print(f"{pair.name} {method}: {mean}, {len(found)} adapters", flush=True)
 
 
-def refreshed(pair: Pair, retraining: float) -> Made:
-    """Refreshes the adapters that nothing was tuned on, one after the other, each with the whole budget.
-
-    The budget is a tenth of the time of retraining within a lineage, and all of it elsewhere, sampling included.
-    """
-    example = pair.example
-    share = SHARE_IN_LINEAGE if example.targets[pair.name] == LINEAGE else 1.0
-    settings = RefreshSettings(probe=example.probe, seconds=share * retraining)
-    bases, models = (pair.source, pair.target), pair.models
+def refreshed(pair: Pair, method: str, retraining: float) -> Made:
+    """Refreshes the adapters that nothing was tuned on, one after the other; outside a lineage in retraining's time."""
+    example, models = pair.example, pair.models
+    settings = RefreshSettings(probe=example.probe)
+    if method == QUICK:
+        settings = replace(settings, steps=18, hold=0.0, neutral=0)
+    elif example.targets[pair.name] != LINEAGE:
+        settings = replace(settings, seconds=retraining)
     began = time.process_time()
-    plans = {name: prepare_plan(*bases, method=name, settings={}, probe=example.probe) for name in STARTS}
+    plans = {
+        name: prepare_plan(pair.source, pair.target, method=name, settings={}, probe=example.probe) for name in STARTS
+    }
+    matches = pairing(pair.source, pair.target)
     planned = time.process_time() - began
     found: dict[str, Adapter] = {}
     seconds: dict[str, float] = {}
@@ -245,12 +265,12 @@ def refreshed(pair: Pair, retraining: float) -> Made:
         for name, plan in plans.items():
             (result,) = convert_adapters(plan, [adapter], target=pair.target.base)
             if isinstance(result, Conversion):
-                starts[name] = completed(result.adapter, adapter, *(base.base for base in bases))
+                starts[name] = completed(result.adapter, adapter, pair.target.base, matches)
         outcome = refresh(*models, adapter, {name: each for name, each in starts.items() if each.updates}, settings)
         found[subject.task], seconds[subject.task] = outcome.adapter, time.process_time() - began
         steps, gains = outcome.history[-1].step, (outcome.start.gain, outcome.best.gain)
         print(
-            f"  {subject.task}: {steps} steps from {outcome.started_from}, gain {gains[0]:.3f} -> {gains[1]:.3f}",
+            f"  {subject.task}: {steps} steps from {outcome.started_from}, gain {gains[0]:.2f} -> {gains[1]:.2f}",
             flush=True,
         )
     return Made(found, seconds, planned)
@@ -273,7 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     everything = [example() for example in (texts.example, digits.example)]
     parser.add_argument("--targets", default=",".join(target for each in everything for target in each.targets))
-    parser.add_argument("--methods", default=",".join([*METHODS, NATIVE, REFRESH]))
+    parser.add_argument("--methods", default=";".join([*METHODS, NATIVE, CEILING, REFRESH, QUICK]))
     parser.add_argument("--again", action="store_true", help="measure anew what is in the results already")
     parser.add_argument("--results", type=Path, default=RESULTS)
     chosen = parser.parse_args()
@@ -281,7 +301,7 @@ def main() -> None:
     wanted = chosen.targets.split(",")
     for example in everything:
         for target in (name for name in example.targets if name in wanted):
-            measure(Pair(example, target), chosen.methods.split(","), results, again=chosen.again)
+            measure(Pair(example, target), chosen.methods.split(";"), results, again=chosen.again)
     show([cell for cell in results.cells.values() if cell.target in wanted], Console(width=160))
 
 

@@ -89,4 +89,5 @@ def _row(method: str, shown: Sequence[Cell], tuned: Sequence[Cell]) -> tuple[str
 
 def _number(value: float) -> str:
     """Writes .83, -.06, 1.02."""
-    return f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.2f}"
+    shown = f"{value:.2f}"
+    return ".00" if shown == "-0.00" else shown.replace("0.", ".", 1) if abs(value) < 1 else shown

@@ -27,6 +27,8 @@ transferred adapter gains too. 1 is as good as retraining, 0 as good as doing no
 interval of the mean, by a bootstrap over adapters and held-out samples. **drift / native's**: what the adapter adds to
 the loss on neutral samples, over what adapters trained on the target add. **s**: processor seconds per adapter once the
 plan is there; for `refresh` all that it samples is in it; for `native` the training, extrapolated from some steps.
+`native`: adapters trained on the target with other seeds, against each other. *source+adapter*: the old base with the
+old adapter in the target's place, which is what `refresh` learns from. `refresh, quick`: 18 steps, drift not held.
 
 Settings and defaults were chosen on one half of the adapters; R, interval, worst and best are about the other half:
 {halves}. The last column is about the half that was tuned on. Rows in italics are controls."""

@@ -42,6 +42,7 @@ def test_a_row_is_about_the_adapters_that_nothing_was_tuned_on() -> None:
     assert (copy["R"], copy["worst"], copy["best"], copy["R, tuned half"]) == (".70", ".60", ".80", ".10")
     assert (copy["drift / native's"], copy["s"], copy["than retraining"]) == (".50", "0.500", "100x faster")
     assert control["R"] == "-.06"
+    assert rows_of([replace(CELL, lift=-0.001)])[0][1] == ".00"
 
 
 def test_the_interval_holds_the_mean_and_is_as_wide_as_the_adapters_lie_apart() -> None:
