@@ -170,7 +170,7 @@ def _refreshed(files: AdapterFiles, recipe: Recipe, _out: Path, _dialect: str | 
     """Gives what a refresh makes of an adapter."""
     if recipe.source is None or recipe.target is None:
         raise TypeError("a refresh runs two base models")
-    settings = RefreshSettings(read_probe(recipe.probe, method=REFRESH), seconds=recipe.budget)
+    settings = RefreshSettings(read_probe(recipe.probe, method=REFRESH, base=recipe.source), seconds=recipe.budget)
     source, target = open_bases([recipe.source, recipe.target])
     adapter = read_adapter(files, candidates=[source.base])
     lowered = lower_adapter(adapter, source.weight)
@@ -182,13 +182,14 @@ def _refreshed(files: AdapterFiles, recipe: Recipe, _out: Path, _dialect: str | 
     yield _Done(adapter, lowered, found.plan, found.conversion, found)
 
 
-def read_probe(file: Path | None, *, method: str) -> ProbeSettings:
+def read_probe(file: Path | None, *, method: str, base: Path) -> ProbeSettings:
     """Returns the probe's settings: a table [probe], or [score] of a migration file; relative paths are its own.
 
-    Raises Stop for a method that needs a probe when there is none, and for a file that does not describe one.
+    base: where the source lies. A language model needs no file: it writes the probe's texts itself, beginning as it
+    likes. Raises Stop for a method that needs a probe when there is none, and for a file that does not describe one.
     """
     if file is None:
-        if method == REFRESH:
+        if method == REFRESH or _writes_text(base):
             return ProbeSettings(prompts=(), samples=_TEXTS)
         if method_named(method).needs != "activations":
             return ProbeSettings(prompts=())
@@ -207,6 +208,11 @@ def read_probe(file: Path | None, *, method: str) -> ProbeSettings:
         raise Stop(f"--probe {file}: this is no TOML file ({problem})") from problem
     text = str((file.parent / table.text).absolute()) if table.text else ""
     return ProbeSettings(**{**table.model_dump(), "text": text})
+
+
+def _writes_text(base: Path) -> bool:
+    """Tells a folder of transformers from one of diffusers, and from a file."""
+    return (base / "config.json").is_file() and not (base / "unet").is_dir()
 
 
 def _check_recipe(recipe: Recipe) -> None:
@@ -243,7 +249,7 @@ def _opened(path: Path) -> Plan:
 def _compiled(recipe: Recipe, out: Path) -> Path:
     if recipe.source is None or recipe.target is None or recipe.method is None:
         raise TypeError("a plan is compiled from two base models by a method")
-    probe = read_probe(recipe.probe, method=recipe.method)
+    probe = read_probe(recipe.probe, method=recipe.method, base=recipe.source)
     source, target = open_bases([recipe.source, recipe.target])
     with _shown() as told:
         return prepare_plan_file(

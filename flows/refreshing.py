@@ -24,6 +24,7 @@ from lorax.prepare import Progress, prepare_plan
 from lorax.probe import ProbeSettings
 from lorax.refresh import Refreshed, RefreshSettings, refresh
 from lorax.refresh_start import completed
+from tasks.device import device
 
 REFRESH = "refresh"
 _STARTS = ("auto" if "auto" in METHODS else "calibrated", "copy", "zero")
@@ -82,7 +83,7 @@ def improve(
     probe = settings.probe
     if not probe.prompts and adapter.trigger_words:
         probe = replace(probe, prompts=adapter.trigger_words)
-    models = load_pair(bases[0].folder, bases[1].folder)
+    models = load_pair(bases[0].folder, bases[1].folder, device=device())
     matches = pairing(*bases)
     found = _starts(bases, lowered, probe, matches, progress)
     starts = {name: conversion.adapter for name, (_, conversion) in found.items()}
@@ -104,7 +105,7 @@ def _starts(
     found: dict[str, tuple[Plan, Conversion]] = {}
     refusal: Unsupported | None = None
     for method in _STARTS:
-        plan = prepare_plan(*bases, method=method, settings={}, probe=probe, progress=progress)
+        plan = prepare_plan(*bases, method=method, settings={}, probe=probe, device=device(), progress=progress)
         (result,) = convert_adapters(plan, [adapter])
         if isinstance(result, Unsupported):
             refusal = result

@@ -98,3 +98,14 @@ def test_a_diffusion_model_asks_for_prompts_where_the_adapter_has_no_words(tmp_p
 
     assert run.exit_code == 2
     assert "prompts" in run.stderr
+
+
+@pytest.mark.parametrize("method", ["auto", "calibrated", "procrustes"])
+def test_a_language_model_needs_no_probe_for_it_writes_its_own(method: str, tmp_path: Path) -> None:
+    source, target = bases(tmp_path, "language")
+    adapter = adapter_of(source, tmp_path / "style")
+
+    run = ask("convert", adapter, "--source", source, "--target", target, "--method", method, "-o", tmp_path / "out")
+
+    assert run.exit_code == 0, run.output
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()

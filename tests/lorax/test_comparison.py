@@ -90,7 +90,7 @@ def test_names_and_shapes_tell_what_is_known_without_weights(source: str, target
 
 def test_every_case_has_words_and_the_same_methods() -> None:
     assert set(CASES) == set(EXPECTED)
-    assert {tuple(words) for words in EXPECTED.values()} == {("copy", "lora-x", "calibrated", "refresh")}
+    assert {tuple(words) for words in EXPECTED.values()} == {("copy", "lora-x", "auto", "refresh")}
 
 
 def test_the_parts_add_up_to_the_target_in_the_order_of_the_network() -> None:
