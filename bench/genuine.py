@@ -1,6 +1,6 @@
 """What methods that need weights make of adapters that nobody here made, between bases of true names and shapes.
 
-    OMP_NUM_THREADS=1 python bench/genuine.py [--target bk-sdm-small] [--methods copy,lora-x] [--folder FOLDER]
+    OMP_NUM_THREADS=1 python bench/genuine.py [--target bk-sdm-small] [--methods copy,lora-x] [--json FILE]
 
 The bases are random (see bench/true_shapes.py): names, shapes, sizes and times are those of the true ones, fidelity
 cannot be asked. Each plan is compiled by `lorax plan` in a process of its own, whose peak memory stands beside the size
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -139,17 +140,41 @@ def measure(folder: Path, target: str, methods: list[str]) -> tuple[Table, Table
     return plans, moved
 
 
+def stored(tables: tuple[Table, Table]) -> dict[str, Any]:
+    """Returns the tables as docs/benchmarks.md takes them."""
+    about = (__doc__ or "").split("\n\n")
+    titles = ("Plans", "Adapters")
+    return {
+        "title": "Genuine adapters",
+        "command": about[1].strip(),
+        "about": "\n\n".join([about[0], *about[2:]]).strip(),
+        "made_with": {"PyTorch": version("torch"), "diffusers": version("diffusers")},
+        "tables": [
+            {
+                "title": title,
+                "columns": [str(column.header) for column in table.columns],
+                "rows": [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)],
+                "caption": str(table.title or ""),
+            }
+            for title, table in zip(titles, tables, strict=True)
+        ],
+    }
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="bk-sdm-small")
     parser.add_argument("--methods", default=",".join(DEFAULT))
     parser.add_argument("--folder", type=Path, help="where some gigabytes go for a while; otherwise a temporary one")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         tables = measure(Path(folder), chosen.target, chosen.methods.split(","))
     for table in tables:
         Console(width=120).print(table)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(stored(tables), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

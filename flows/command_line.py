@@ -214,7 +214,10 @@ def convert(  # noqa: PLR0913 - one argument per option
     method: Annotated[str | None, typer.Option("--method", help="The transfer method: see docs/methods.md.")] = None,
     probe: Probe = None,
     budget: Annotated[
-        float | None, typer.Option("--budget", metavar="SECONDS", min=0, help="How long `refresh` may take at most.")
+        float | None,
+        typer.Option(
+            "--budget", metavar="SECONDS", min=0, help="How long `refresh`, or `auto` with it, may take at most."
+        ),
     ] = None,
     dialect: Annotated[
         str | None, typer.Option("--dialect", help="The dialect to write, otherwise the adapter's own.")

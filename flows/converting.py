@@ -51,7 +51,8 @@ class Recipe:
     """Says which plan an adapter is converted by: one that is there, or what to compile one from.
 
     source beside plan: the folder of the base that the adapter was made for, for updates that depend on its weights.
-    budget: seconds that a refresh may take, None for as many steps as it has by itself.
+    budget: seconds that a refresh may take, None for as many steps as it has by itself; given to `auto` it lets that go
+    on by a refresh.
     """
 
     plan: Path | None = None
@@ -60,6 +61,11 @@ class Recipe:
     method: str | None = None
     probe: Path | None = None
     budget: float | None = None
+
+    @property
+    def learns(self) -> bool:
+        """Tells whether the adapter is refreshed, beyond what a plan does."""
+        return self.method == REFRESH or (self.method in TAKES_BUDGET and self.budget is not None)
 
 
 def make_plan(source: Path, target: Path, *, method: str, probe: Path | None, out: Path, as_json: bool) -> int:
@@ -107,7 +113,7 @@ def convert(path: Path, recipe: Recipe, *, out: Path, dialect: str | None, as_js
         writable_dialect(dialect)
     files = adapter_files(path)
     try:
-        work = _refreshed if recipe.method == REFRESH else _converted
+        work = _refreshed if recipe.learns else _converted
         with work(files, recipe, out, dialect) as done:
             spoken = dialect or dialect_for(done.adapter)
             written = _write(done, out=out, dialect=spoken, stem=_stem(path, out))

@@ -109,3 +109,16 @@ def test_a_language_model_needs_no_probe_for_it_writes_its_own(method: str, tmp_
 
     assert run.exit_code == 0, run.output
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+
+
+def test_auto_goes_on_by_a_refresh_where_it_is_given_time(tmp_path: Path) -> None:
+    source, target = bases(tmp_path, "language")
+    adapter = adapter_of(source, tmp_path / "style")
+    call = ("convert", adapter, "--source", source, "--target", target, "--method", "auto")
+
+    run = ask(*call, "--budget", 3, "-o", tmp_path / "out", "--json")
+
+    assert run.exit_code == 0, run.output
+    facts = json.loads(run.stdout)
+    assert facts["method"] == "refresh"
+    assert facts["steps"] > 0
