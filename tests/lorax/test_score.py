@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lorax.adapter import Adapter
+from lorax.geometry import LOG_PROBABILITIES
 from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
-from lorax.scorer import Anchors, Figure, measure
+from lorax.scorer import ADAPTED, SOURCE, TARGET, Anchors, Figure, measure
 from lorax.scorers import SCORERS
 from tests.stand_ins.pairs import SETTINGS, Pair, lineage, twins  # noqa: F401 - fixtures
 from tests.stand_ins.tiny_bases import make_adapter
@@ -120,3 +121,15 @@ def test_the_interval_counts_images_and_not_noise_levels() -> None:
 
     assert isinstance(many, Figure)
     assert (many.low, many.high) == (pytest.approx(single.low), pytest.approx(single.high))
+
+
+def test_changes_of_text_are_weighed_by_what_source_and_adapter_say() -> None:
+    """A token that source+adapter never says does not count, however much a candidate changes it."""
+    certain, even = torch.tensor([[0.998, 0.001, 0.001]]).log(), torch.full((1, 3), 1 / 3).log()
+    anchors = Anchors(
+        {name: partial(torch.clone, even) for name in (SOURCE, TARGET)} | {ADAPTED: partial(torch.clone, certain)},
+        LOG_PROBABILITIES,
+    )
+    change = torch.tensor([[0.0, 1.0, -1.0]])
+
+    assert anchors.product(change, change).item() == pytest.approx(0.002, rel=1e-3)
