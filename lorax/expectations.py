@@ -33,7 +33,7 @@ EXPECTED: dict[Case, dict[str, str]] = {
         "copy": "60 to 100 %, 84 to 86 % on the examples; hard to beat",
         "lora-x": "less than copy, 36 to 59 % on the examples: a projection only shrinks",
         "auto": "copy or better, 85 to 89 % on the examples",
-        "refresh": "95 % on the examples, in a fifth of the time of training anew",
+        "refresh": "95 % on the examples, in a third to a seventh of the time of training anew",
     },
     "blocks-removed": {
         "copy": "0 to 99 %, can be negative: score it; what had no home is lost",
