@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python bench/genuine.py [--target bk-sdm-small] [--methods copy,lora-x] [--json FILE]
 
 The bases are random (see bench/true_shapes.py): names, shapes, sizes and times are those of the true ones, fidelity
-cannot be asked. Each plan is compiled by `lorax plan` in a process of its own, whose peak memory stands beside the size
-of the target's checkpoint; then the four genuine adapters of tests/genuine and the example are read, moved and written,
-and diffusers loads the result into the U-Net of the target's configuration, without weights.
+cannot be asked. Each plan is compiled by `lorax plan` in a process of its own (peak memory is measured by
+bench/compile.py); then the four genuine adapters of tests/genuine and the example are read, moved and written, and
+diffusers loads the result into the U-Net of the target's configuration, without weights.
 
 Methods that look at activations (calibrated, procrustes, and auto, which tries them) are left out: they run both bases
 forwards and backwards, 860 million parameters in float32 each time, and random bases would teach them nothing.
@@ -58,7 +58,6 @@ class Compiled:
     path: Path
     wall: float
     cpu: float
-    peak: int
 
 
 def compile_plan(folders: tuple[Path, Path], method: str, out: Path) -> Compiled:
@@ -75,7 +74,7 @@ def compile_plan(folders: tuple[Path, Path], method: str, out: Path) -> Compiled
     _, status, used = os.wait4(pid, 0)
     if status:
         raise SystemExit(f"lorax {' '.join(command)} ended with status {os.waitstatus_to_exitcode(status)}")
-    return Compiled(path, time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    return Compiled(path, time.perf_counter() - began, used.ru_utime + used.ru_stime)
 
 
 def move(plan: Plan, file: Path, out: Path, unet: dict[str, Any]) -> Iterator[str]:
@@ -124,7 +123,7 @@ def measure(folder: Path, target: str, methods: list[str]) -> tuple[Table, Table
     unet = json.loads((folders[1] / "unet" / "config.json").read_text())
     size = sum((folders[1] / component / file).stat().st_size for component, file in FILES.items())
     plans = Table(title=f"{SOURCE} -> {target}, a checkpoint of {size / 2**20:.0f} MiB")
-    for head in ("method", "sites planned", "wall s", "CPU s", "peak MiB", "plan MiB"):
+    for head in ("method", "sites planned", "wall s", "CPU s", "plan MiB"):
         plans.add_column(head, justify="left" if head == "method" else "right")
     moved = Table()
     for head in ("method", "adapter", "sites with a home", "norm² kept", "norm² without a home", "s", "loads"):
@@ -133,7 +132,7 @@ def measure(folder: Path, target: str, methods: list[str]) -> tuple[Table, Table
         made = compile_plan(folders, method, folder)
         plan = load_plan(made.path)
         planned = sum(site.term is not None for site in plan.sites)
-        figures = (f"{made.wall:.0f}", f"{made.cpu:.0f}", f"{made.peak / 2**20:.0f}")
+        figures = (f"{made.wall:.0f}", f"{made.cpu:.0f}")
         plans.add_row(method, f"{planned} of {len(plan.sites)}", *figures, f"{made.path.stat().st_size / 2**20:.0f}")
         for number, (name, file) in enumerate(GENUINE.items()):
             moved.add_row(method, name, *move(plan, file, folder / f"{method}-{number}", unet))
