@@ -29,7 +29,7 @@ def test_two_folders_are_compared_with_their_weights(digits: Path) -> None:
     assert "185 of 185 have a source (100.0%), 185 of them in the same shape" in run.output
     assert "likeness  strangers" in run.output
     assert "weight distance" in run.output
-    assert "harmful" in run.output
+    assert "nothing or harm" in run.output
 
 
 def test_what_has_no_home_is_told(digits: Path) -> None:
