@@ -7,8 +7,8 @@ cannot be asked. Each plan is compiled by `lorax plan` in a process of its own (
 bench/compile.py); then the four genuine adapters of tests/genuine and the example are read, moved and written, and
 diffusers loads the result into the U-Net of the target's configuration, without weights.
 
-Methods that look at activations (calibrated, procrustes, and auto, which tries them) are left out: they run both bases
-forwards and backwards, 860 million parameters in float32 each time, and random bases would teach them nothing.
+Methods that look at activations (calibrated, procrustes, and auto, which tries them) run both bases: see
+bench/activations.py.
 """
 
 from __future__ import annotations
