@@ -134,41 +134,34 @@ def cells(pair: Pair, subject: Subject, method: str, made: Made, common: Mapping
     found = pair.example.loss(pair.models[1], adapter, task)
     drift = float(pair.example.loss(pair.models[1], adapter, NEUTRAL).mean() - pair.plain(NEUTRAL).mean())
     value, error = lift(pair.plain(task), found, torch.stack(pair.own(task)).mean(0))
-    yield Cell(
-        example=pair.example.name,
-        source=pair.example.source,
-        target=pair.name,
-        relation=pair.example.targets[pair.name],
-        task=task,
-        tuned=subject.tuned,
-        method=method,
+    yield replace(
+        blank_cell(pair, subject, method, common),
         control=method in METHODS and METHODS[method].is_control,
         lift=value,
         error=error,
         drift=drift,
-        native_drift=pair.native_drift(task),
         seconds=made.seconds[task],
         plan_seconds=made.plan_seconds,
-        retraining_seconds=common["retraining"],
     )
 
 
-def other_cell(pair: Pair, subject: Subject, task: str, method: str, common: Mapping[str, float]) -> Cell:
-    """Returns a cell about something that was not transferred; lift and error are still to be put in."""
+def blank_cell(pair: Pair, subject: Subject, method: str, common: Mapping[str, float]) -> Cell:
+    """Returns a cell with all that does not depend on what was measured; drift is that of natives."""
+    drift = pair.native_drift(subject.task)
     return Cell(
         example=pair.example.name,
         source=pair.example.source,
         target=pair.name,
         relation=pair.example.targets[pair.name],
-        task=task,
+        task=subject.task,
         tuned=subject.tuned,
         method=method,
-        control=method == CEILING,
+        control=False,
         lift=0.0,
         error=0.0,
-        drift=pair.native_drift(subject.task),
-        native_drift=pair.native_drift(subject.task),
-        seconds=common["retraining"] if method == NATIVE else 0.0,
+        drift=drift,
+        native_drift=drift,
+        seconds=0.0,
         plan_seconds=0.0,
         retraining_seconds=common["retraining"],
     )
@@ -180,8 +173,9 @@ def native_cells(pair: Pair, subject: Subject, common: Mapping[str, float]) -> I
     for index, found in enumerate(own if len(own) > 1 else ()):
         others = [each for place, each in enumerate(own) if place != index]
         value, error = lift(pair.plain(subject.task), found, torch.stack(others).mean(0))
-        cell = other_cell(pair, subject, f"{subject.task}.seed{index}", NATIVE, common)
-        yield replace(cell, lift=value, error=error)
+        cell = blank_cell(pair, subject, NATIVE, common)
+        task = f"{subject.task}.seed{index}"
+        yield replace(cell, task=task, lift=value, error=error, seconds=common["retraining"])
 
 
 def ceiling_cells(pair: Pair, subject: Subject, common: Mapping[str, float]) -> Iterator[Cell]:
@@ -190,7 +184,8 @@ def ceiling_cells(pair: Pair, subject: Subject, common: Mapping[str, float]) -> 
     found = pair.example.loss(source, pair.adapters[task], task)
     drift = float(pair.example.loss(source, pair.adapters[task], NEUTRAL).mean() - pair.plain(NEUTRAL).mean())
     value, error = lift(pair.plain(task), found, torch.stack(pair.own(task)).mean(0))
-    yield replace(other_cell(pair, subject, task, CEILING, common), lift=value, error=error, drift=drift)
+    cell = blank_cell(pair, subject, CEILING, common)
+    yield replace(cell, control=True, lift=value, error=error, drift=drift)
 
 
 class Results:

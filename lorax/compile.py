@@ -108,6 +108,11 @@ def compile_plan(
     methods that need activations ask for them. Raises Stop for an unknown method or setting, or missing statistics.
     """
     work = compilation(source, target, method=method, settings=settings, probe_id=probe_id)
+    return compiled(work, statistics=statistics, progress=progress)
+
+
+def compiled(work: Compilation, *, statistics: Statistics | None = None, progress: Progress = _quiet) -> Plan:
+    """Returns the plan of what there is to compile, in memory. Raises Stop for missing statistics."""
     known = _required(work, statistics)
     sites = _counted((work.site(index, known) for index in range(len(work.matches))), len(work.matches), progress)
     return Plan(work.head, tuple(sites))

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from lorax.adapter import Site
-from lorax.base_pair import pairing
 from lorax.calibration import collect_statistics
 from lorax.checkpoint import Checkpoint
-from lorax.compile import compilation, compile_plan, compile_to
+from lorax.compile import Compilation, compilation, compile_to, compiled
 from lorax.grouped_statistics import GroupedStatistics, bytes_of
 from lorax.load_model import load_pair
 from lorax.method import Setting, SiteStatistics
-from lorax.plan import Plan, method_named, plan_key
+from lorax.plan import Plan, plan_key
 from lorax.probe import ProbeSettings
 from lorax.probes import PROBES
 
@@ -55,13 +54,11 @@ def prepare_plan(
     progress: Progress = quiet,
 ) -> Plan:
     """Returns the compiled plan. Raises Stop for an unknown method or setting, or a base that does not open."""
-    needed = method_named(method).needs == "activations"
-    return compile_plan(
-        *_computing(source, target, device),
-        method=method,
-        settings=settings,
-        probe_id=_probe_id(source, target, probe),
-        statistics=_statistics(source, target, probe, device, progress) if needed else None,
+    work = _work(source, target, method, settings, probe, device)
+    needed = work.method.needs == "activations"
+    return compiled(
+        work,
+        statistics=_statistics(work, probe, device, progress) if needed else None,
         progress=lambda done, total: progress("compile", done, total),
     )
 
@@ -82,13 +79,25 @@ def prepare_plan_file(
     out: a file (*.safetensors), or a folder, in which the plan is named by its sha256. A call that was killed is gone
     on with by the next one that has the same arguments.
     """
-    probe_id = _probe_id(source, target, probe)
+    work = _work(source, target, method, settings, probe, device)
     return compile_to(
         out,
-        compilation(*_computing(source, target, device), method=method, settings=settings, probe_id=probe_id),
-        statistics=lambda: _statistics(source, target, probe, device, progress),
+        work,
+        statistics=lambda: _statistics(work, probe, device, progress),
         progress=lambda done, total: progress("compile", done, total),
     )
+
+
+def _work(
+    source: Checkpoint,
+    target: Checkpoint,
+    method: str,
+    settings: Mapping[str, Setting],
+    probe: ProbeSettings,
+    device: str,
+) -> Compilation:
+    bases = _computing(source, target, device)
+    return compilation(*bases, method=method, settings=settings, probe_id=_probe_id(source, target, probe))
 
 
 def _computing(source: Checkpoint, target: Checkpoint, device: str) -> tuple[Checkpoint, Checkpoint]:
@@ -101,12 +110,12 @@ def _probe_id(source: Checkpoint, target: Checkpoint, probe: ProbeSettings) -> s
     return calibration_probe(probe).identity(source.base.fingerprint, target.base.fingerprint)
 
 
-def _statistics(
-    source: Checkpoint, target: Checkpoint, probe: ProbeSettings, device: str, progress: Progress
-) -> GroupedStatistics:
+def _statistics(work: Compilation, probe: ProbeSettings, device: str, progress: Progress) -> GroupedStatistics:
+    """The statistics of the sites that a plan pairs, gathered when they are asked for."""
+    source, target = work.source, work.target
     models = load_pair(source.folder, target.folder, device=device)
     drawn = PROBES["neutral"].draw(models[0], models[1], None, calibration_probe(probe))
-    pairs = {site: origin for site, origin in sorted(pairing(source, target).items()) if isinstance(origin, Site)}
+    pairs = {site: origin for site, origin in work.matches if isinstance(origin, Site)}
 
     def collect(sites: Sequence[Site]) -> dict[Site, SiteStatistics]:
         return collect_statistics(
