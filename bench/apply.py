@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.kept import keep
 from lorax.adapter import Adapter, BaseVerdict, LowRank, Site, SiteShape
 from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
@@ -307,7 +307,6 @@ def main() -> None:
             table.add_row(*line)
         Console(width=140).print(table)
     if chosen.json:
-        about = (__doc__ or "").split("\n\n")
         facts = {
             "PyTorch": torch.__version__,
             "threads": str(torch.get_num_threads()),
@@ -315,14 +314,7 @@ def main() -> None:
             "adapters": str(chosen.adapters),
             "rank": str(chosen.rank),
         }
-        stored = {
-            "title": "Apply",
-            "command": about[1].strip(),
-            "about": "\n\n".join([about[0], *about[2:]]).strip(),
-            "made_with": facts,
-            "tables": tables,
-        }
-        chosen.json.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        keep(chosen.json, __doc__, title="Apply", made_with=facts, tables=tables)
 
 
 if __name__ == "__main__":

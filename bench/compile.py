@@ -23,7 +23,6 @@ The second form compiles a plan for two base folders and tells the peak memory o
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -40,6 +39,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.compile_memory import compile_folders, measure_depths
+from bench.kept import keep
 from lorax.base_models import known_bases
 from lorax.linear_algebra import leading_bases
 
@@ -239,15 +239,10 @@ def main() -> None:
     for table in tables:
         console.print(table.shown())
     if chosen.json:
-        about = (__doc__ or "").split("\n\n")
-        stored = {
-            "title": "Compile",
-            "command": about[1].strip().splitlines()[0].strip(),
-            "about": "\n\n".join([about[0], *about[2:-1]]),
-            "made_with": {"PyTorch": torch.__version__, "threads": str(torch.get_num_threads())},
-            "tables": [asdict(table) for table in tables],
-        }
-        chosen.json.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+        facts = {"PyTorch": torch.__version__, "threads": str(torch.get_num_threads())}
+        # The last paragraph is about options of the command, not about the tables.
+        about = (__doc__ or "").rpartition("\n\n")[0]
+        keep(chosen.json, about, title="Compile", made_with=facts, tables=[asdict(table) for table in tables])
 
 
 if __name__ == "__main__":

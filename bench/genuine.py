@@ -31,7 +31,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.true_shapes import FILES, make_base  # noqa: E402 - after the path
+from bench.kept import keep  # noqa: E402 - after the path
+from bench.true_shapes import FILES, make_base  # noqa: E402
 from lorax.convert import convert_adapters, norm_shares  # noqa: E402
 from lorax.errors import Unsupported  # noqa: E402
 from lorax.lowering import lower_adapter  # noqa: E402
@@ -139,24 +140,13 @@ def measure(folder: Path, target: str, methods: list[str]) -> tuple[Table, Table
     return plans, moved
 
 
-def stored(tables: tuple[Table, Table]) -> dict[str, Any]:
-    """Returns the tables as docs/benchmarks.md takes them."""
-    about = (__doc__ or "").split("\n\n")
-    titles = ("Plans", "Adapters")
+def plain(title: str, table: Table) -> dict[str, Any]:
+    """Returns a table as docs/benchmarks.md takes it."""
     return {
-        "title": "Genuine adapters",
-        "command": about[1].strip(),
-        "about": "\n\n".join([about[0], *about[2:]]).strip(),
-        "made_with": {"PyTorch": version("torch"), "diffusers": version("diffusers")},
-        "tables": [
-            {
-                "title": title,
-                "columns": [str(column.header) for column in table.columns],
-                "rows": [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)],
-                "caption": str(table.title or ""),
-            }
-            for title, table in zip(titles, tables, strict=True)
-        ],
+        "title": title,
+        "columns": [str(column.header) for column in table.columns],
+        "rows": [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)],
+        "caption": str(table.title or ""),
     }
 
 
@@ -173,7 +163,9 @@ def main() -> None:
     for table in tables:
         Console(width=120).print(table)
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps(stored(tables), indent=1) + "\n", encoding="utf-8")
+        facts = {"PyTorch": version("torch"), "diffusers": version("diffusers")}
+        named = [plain(title, table) for title, table in zip(("Plans", "Adapters"), tables, strict=True)]
+        keep(chosen.json, __doc__, title="Genuine adapters", made_with=facts, tables=named)
 
 
 if __name__ == "__main__":
