@@ -96,6 +96,23 @@ class GateTable(Table):
     allowed_under_copy: float = Field(default=0.05, description="How far it may lie under a plain copy.")
 
 
+class RefreshTable(Table):
+    """What is done about conversions that the gate does not let through: learning from source and adapter."""
+
+    allowed: bool = Field(
+        default=False, description="Whether conversions that do not pass are refreshed, and scored again."
+    )
+    seconds_per_adapter: float = Field(
+        default=120.0, gt=0, description="Longest time that one adapter is learnt for, drawing of samples included."
+    )
+    seconds_in_all: float = Field(
+        default=0.0, ge=0, description="Time for all adapters of a run; the next run goes on. 0: no limit."
+    )
+    steps: int | None = Field(
+        default=None, ge=1, description="Steps per adapter; not set: as many as its start asks for."
+    )
+
+
 class PolicyTable(Table):
     """What may be converted and published at all."""
 
@@ -129,6 +146,7 @@ class Migration(Table):
     pairs: tuple[PairTable, ...] = Field(min_length=1)
     score: ScoreTable = ScoreTable()
     gate: GateTable = GateTable()
+    refresh: RefreshTable = RefreshTable()
     policy: PolicyTable = PolicyTable()
     hub: HubTable = HubTable()
 
@@ -148,6 +166,7 @@ TABLES: Mapping[str, type[Table]] = {
     "pairs": PairTable,
     "score": ScoreTable,
     "gate": GateTable,
+    "refresh": RefreshTable,
     "policy": PolicyTable,
     "hub": HubTable,
 }
@@ -215,6 +234,8 @@ def _contradictions(migration: Migration, file: Path) -> Iterator[str]:
             yield f"{file} [bases.{name}]: known: a base with a path needs no other name; give one of the two"
         if base.path and not base.path.exists():
             yield f"{file} [bases.{name}]: path: there is no folder {base.path}; expected a base model (docs/bases.md)"
+    if 0 < migration.refresh.seconds_in_all < migration.refresh.seconds_per_adapter:
+        yield f"{file} [refresh]: seconds_in_all: less than seconds_per_adapter, so that not one refresh could begin"
     first: dict[str, int] = {}
     for number, pair in enumerate(migration.pairs, start=1):
         where = f"{file} [[pairs]] number {number}"
