@@ -38,6 +38,7 @@ from lorax.refresh import RefreshSettings
 from lorax.weight_file import WrittenFile, sha256_file
 from lorax.write import dialect_for, writable_dialect, write_adapter_files
 from tasks.device import device
+from tasks.planning import probe_settings
 
 TAKES_BUDGET = (REFRESH, "auto")
 
@@ -213,7 +214,7 @@ def read_probe(file: Path | None, *, method: str, base: Path) -> ProbeSettings:
     except ValueError as problem:
         raise Stop(f"--probe {file}: this is no TOML file ({problem})") from problem
     text = str((file.parent / table.text).absolute()) if table.text else ""
-    return ProbeSettings(**{**table.model_dump(), "text": text})
+    return probe_settings({**table.model_dump(), "text": text})
 
 
 def _writes_text(base: Path) -> bool:

@@ -86,14 +86,41 @@ class ScoreTable(Table):
     text: str = Field(
         default="", description="File of neutral text (UTF-8) to take windows of; without, the plain bases write it."
     )
+    pictures: int = Field(default=8, ge=0, description="Pictures per model that the encoders look at.")
+    predict: str = Field(default="", description="File of text (UTF-8) that language models are to predict.")
+    questions: str = Field(
+        default="", description="File of prompts, one a line, to be answered word for word as source and adapter do."
+    )
+    rounds: int = Field(
+        default=2, ge=0, le=6, description="How often the samples are doubled while the verdict is uncertain."
+    )
 
 
-class GateTable(Table):
-    """What a conversion has to reach, on the divergence gain: 1 = as on the old base, 0 = as without the adapter."""
+class EncoderTable(Table):
+    """A model that sees pictures as points: figures of likeness, style, diversity and taste come from it."""
 
-    divergence_gain: float = Field(default=0.4, description="Least lower end of its 95 % interval.")
-    margin_over_random: float = Field(default=0.1, description="Least distance to the random control.")
-    allowed_under_copy: float = Field(default=0.05, description="How far it may lie under a plain copy.")
+    kind: str = Field(description="Kind of encoder: see docs/scoring.md.")
+    path: Path = Field(description="Its folder.")
+
+
+class Thresholds(Table):
+    """What a conversion has to reach; its whole 95 % interval has to."""
+
+    divergence_gain: float | None = Field(
+        default=None, description="Least divergence gain: 1 = as on the old base, 0 = as without the adapter."
+    )
+    margin_over_random: float | None = Field(default=None, description="Least distance to the random control.")
+    allowed_under_copy: float | None = Field(default=None, description="How far it may lie under a plain copy.")
+    least: dict[str, float] = Field(default_factory=dict, description="Least values of other figures, by name.")
+    most: dict[str, float] = Field(default_factory=dict, description="Greatest values of other figures, by name.")
+
+
+class GateTable(Thresholds):
+    """What a conversion has to reach; its whole 95 % interval has to. What is not set is docs/scoring.md's default."""
+
+    families: dict[str, Thresholds] = Field(
+        default_factory=dict, description="Other thresholds for targets of a family: [gate.families.sdxl]."
+    )
 
 
 class RefreshTable(Table):
@@ -145,6 +172,7 @@ class Migration(Table):
     bases: dict[Name, BaseTable] = Field(min_length=1)
     pairs: tuple[PairTable, ...] = Field(min_length=1)
     score: ScoreTable = ScoreTable()
+    encoders: dict[Name, EncoderTable] = Field(default_factory=dict)
     gate: GateTable = GateTable()
     refresh: RefreshTable = RefreshTable()
     policy: PolicyTable = PolicyTable()
@@ -153,6 +181,11 @@ class Migration(Table):
     def hub_folder(self, data: Path) -> Path:
         """Returns the folder of the hub, `{data}` replaced by the data folder."""
         return Path(self.hub.path.replace("{data}", str(data)))
+
+    def scoring(self) -> dict[str, Any]:
+        """Returns all that scores depend on besides the gate, as plain JSON values."""
+        encoders = {name: encoder.model_dump(mode="json") for name, encoder in self.encoders.items()}
+        return {**self.score.model_dump(mode="json"), "encoders": encoders}
 
     def effective(self) -> dict[str, Any]:
         """Returns every setting with defaults filled in, as plain JSON values."""
@@ -165,6 +198,7 @@ TABLES: Mapping[str, type[Table]] = {
     "bases": BaseTable,
     "pairs": PairTable,
     "score": ScoreTable,
+    "encoders": EncoderTable,
     "gate": GateTable,
     "refresh": RefreshTable,
     "policy": PolicyTable,
@@ -212,13 +246,19 @@ def _resolved(migration: Migration, folder: Path) -> Migration:
         for name, base in migration.bases.items()
     }
     catalogue = migration.catalogue.model_copy(update={"path": _absolute(migration.catalogue.path, folder)})
-    score = migration.score
-    if score.text:
-        score = score.model_copy(update={"text": str(_absolute(Path(score.text), folder))})
+    texts = {name: getattr(migration.score, name) for name in ("text", "predict", "questions")}
+    found = {name: str(_absolute(Path(text), folder)) for name, text in texts.items() if text}
+    score = migration.score.model_copy(update=found)
+    encoders = {
+        name: encoder.model_copy(update={"path": _absolute(encoder.path, folder)})
+        for name, encoder in migration.encoders.items()
+    }
     hub = migration.hub
     if not hub.path.startswith("{data}"):
         hub = hub.model_copy(update={"path": str(_absolute(Path(hub.path), folder))})
-    return migration.model_copy(update={"bases": bases, "catalogue": catalogue, "score": score, "hub": hub})
+    return migration.model_copy(
+        update={"bases": bases, "catalogue": catalogue, "score": score, "encoders": encoders, "hub": hub}
+    )
 
 
 def _absolute(path: Path, folder: Path) -> Path:

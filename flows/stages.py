@@ -176,7 +176,7 @@ def convert_adapters(
 
 def score_conversions(run: Run, prepared: PreparedPair, items: Sequence[Item]) -> list[Item]:
     """Scores and judges the items' conversions; returns those that passed. Figures of earlier runs are used again."""
-    probe = run.migration.score.model_dump()
+    probe = run.migration.scoring()
     key = score_key(prepared, probe=probe)
     cards = {name: body for name, body in run.journal.scores().items() if body.get("score_key") == key}
     verdicts = run.journal.verdicts()

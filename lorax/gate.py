@@ -1,88 +1,147 @@
-"""The gate: thresholds on a score card, and the verdict with its reasons."""
+"""The gate: thresholds on a score card, and the verdict with its reasons.
+
+A figure meets a threshold when its whole interval does, and misses it when none of its interval meets it. In between
+nobody knows: the verdict is uncertain, and more samples are asked for.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from lorax.score_card import ScoreCard
+from lorax.score_card import CONVERTED, ScoreCard
+from lorax.scorer import Figure
 
 FIGURE = "divergence_gain"
+Outcome = Literal["pass", "fail", "uncertain"]
 
 GATE_REASONS: dict[str, str] = {
     "gate-passed": "Every threshold of the gate was met.",
     "gate-non-finite": "A figure of the conversion is not a number, so its output is not either.",
-    "gate-divergence-gain": "The lower end of the divergence gain's interval is under the gate's threshold.",
+    "gate-divergence-gain": "The divergence gain lies under the gate's threshold.",
+    "gate-not-better-than-nothing": "The conversion brings the target no nearer to what the adapter did at home.",
     "gate-not-better-than-random": "The conversion is not clearly better than a random update of the same size.",
     "gate-worse-than-copy": "Renaming the file would have served better: plain copy scores higher.",
+    "gate-figure": "A figure misses the threshold that the migration sets for it.",
+    "gate-uncertain": "The samples that the budget allows do not tell whether every threshold is met.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """Thresholds, all on the divergence gain (1 = as source+adapter, 0 = as doing nothing).
+    """Thresholds of the gate; None for the default of the kind of model, DEFAULTS.
 
-    divergence_gain: least lower end of the conversion's interval. margin_over_random: least distance to the random
-    control's value. allowed_under_copy: how far the value may lie under plain copy's.
+    divergence_gain: least divergence gain (1 = as source+adapter, 0 = as doing nothing). margin_over_random: least
+    distance to the random control. allowed_under_copy: how far a conversion may lie under plain copy, on the same
+    samples. least, most: thresholds on other figures by their names.
     """
 
-    divergence_gain: float = 0.4
+    divergence_gain: float | None = None
+    margin_over_random: float | None = None
+    allowed_under_copy: float | None = None
+    least: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What stands for a threshold that the settings leave open."""
+
+    divergence_gain: float
     margin_over_random: float = 0.1
     allowed_under_copy: float = 0.05
+    least: Mapping[str, float] = field(default_factory=dict)
+    most: Mapping[str, float] = field(default_factory=dict)
+
+
+DEFAULTS: dict[str, Defaults] = {"language": Defaults(0.4), "diffusion": Defaults(0.4)}
+"""By kind of model, chosen on one half of the adapters of the examples: docs/gate.md."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`passed`, and (code, text) of every threshold that failed, or of `gate-passed`."""
+    """`outcome`, and (code, text) of every threshold that failed or is in doubt, or of `gate-passed`."""
 
-    passed: bool
+    outcome: Outcome
     reasons: tuple[tuple[str, str], ...]
+
+    @property
+    def passed(self) -> bool:
+        """Tells whether the conversion may be published."""
+        return self.outcome == "pass"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A figure of the conversion, the threshold that it is held to, and what is said when it misses it."""
+
+    code: str
+    name: str
+    figure: Figure
+    threshold: float
+    at_least: bool = True
+
+    @property
+    def outcome(self) -> Outcome:
+        """Gives whether all, none or a part of the figure's interval meets the threshold."""
+        low, high = (self.figure.low, self.figure.high) if self.at_least else (-self.figure.high, -self.figure.low)
+        threshold = self.threshold if self.at_least else -self.threshold
+        return "pass" if low >= threshold else "fail" if high < threshold else "uncertain"
+
+    def text(self) -> str:
+        """Says figure, interval and threshold, and by how much it is missed."""
+        figure, wanted = self.figure, "at least" if self.at_least else "at most"
+        seen = f"{self.name} {figure.value:.2f} [{figure.low:.2f}, {figure.high:.2f}]"
+        if self.outcome == "pass":
+            return f"{seen}, {wanted} {self.threshold:.2f} wanted"
+        off = self.threshold - figure.low if self.at_least else figure.high - self.threshold
+        end = "lower" if self.at_least else "upper"
+        return f"{seen}, {wanted} {self.threshold:.2f} wanted: its {end} end is {off:.2f} off"
 
 
 def judge(card: ScoreCard, settings: GateSettings) -> Verdict:
-    """Returns the verdict on the candidate `converted`; thresholds against controls apply where the card has them."""
-    own = card.figures["converted"]
+    """Returns the verdict on the candidate `converted`; thresholds on rivals and figures apply where the card has them.
+
+    The leading figure is never left out: a card without it is a KeyError.
+    """
+    own = card.figures[CONVERTED]
     wild = sorted(name for name, figure in own.items() if not math.isfinite(figure.value))
     if wild:
-        return Verdict(
-            passed=False, reasons=(("gate-non-finite", f"{', '.join(wild)} of the conversion is not finite"),)
-        )
-    failed = [reason for reason in (_low(card, settings), _random(card, settings), _copy(card, settings)) if reason]
-    if failed:
-        return Verdict(passed=False, reasons=tuple(failed))
-    gain = own[FIGURE]
-    passed = f"divergence gain {gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}] >= {settings.divergence_gain:.2f}"
-    return Verdict(passed=True, reasons=(("gate-passed", passed),))
+        return Verdict("fail", (("gate-non-finite", f"{', '.join(wild)} of the conversion is not finite"),))
+    rules = list(_rules(card, settings))
+    for outcome in ("fail", "uncertain"):
+        if found := tuple((rule.code, rule.text()) for rule in rules if rule.outcome == outcome):
+            return Verdict(outcome, found if outcome == "fail" else _doubts(found))
+    return Verdict("pass", (("gate-passed", rules[0].text()),))
 
 
-def _low(card: ScoreCard, settings: GateSettings) -> tuple[str, str] | None:
-    gain = card.figures["converted"][FIGURE]
-    if gain.low >= settings.divergence_gain:
-        return None
-    missing = settings.divergence_gain - gain.low
-    text = (
-        f"divergence gain {gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}], lower end wanted >= "
-        f"{settings.divergence_gain:.2f}, short by {missing:.2f}"
+def _doubts(found: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(("gate-uncertain", f"{code}: {text}") for code, text in found)
+
+
+def _rules(card: ScoreCard, settings: GateSettings) -> Iterator[_Rule]:
+    """Yields every threshold that applies, that on the leading figure first."""
+    usual = DEFAULTS.get(card.kind, DEFAULTS["diffusion"])
+    own = card.figures[CONVERTED]
+
+    def chosen(given: float | None, default: float) -> float:
+        return default if given is None else given
+
+    least = chosen(settings.divergence_gain, usual.divergence_gain)
+    yield _Rule("gate-divergence-gain", "divergence gain", own[FIGURE], least)
+    margins = (
+        ("gate-not-better-than-nothing", "zero", 0.0),
+        ("gate-not-better-than-random", "random", chosen(settings.margin_over_random, usual.margin_over_random)),
+        ("gate-worse-than-copy", "copy", -chosen(settings.allowed_under_copy, usual.allowed_under_copy)),
     )
-    return "gate-divergence-gain", text
-
-
-def _random(card: ScoreCard, settings: GateSettings) -> tuple[str, str] | None:
-    if "random" not in card.figures:
-        return None
-    own, random = card.figures["converted"][FIGURE].value, card.figures["random"][FIGURE].value
-    if own >= random + settings.margin_over_random:
-        return None
-    text = f"divergence gain {own:.2f}, random control {random:.2f}, margin wanted {settings.margin_over_random:.2f}"
-    return "gate-not-better-than-random", text
-
-
-def _copy(card: ScoreCard, settings: GateSettings) -> tuple[str, str] | None:
-    if "copy" not in card.figures:
-        return None
-    own, copied = card.figures["converted"][FIGURE].value, card.figures["copy"][FIGURE].value
-    if own >= copied - settings.allowed_under_copy:
-        return None
-    allowed = settings.allowed_under_copy
-    text = f"divergence gain {own:.2f}, plain copy {copied:.2f}, at most {allowed:.2f} under it allowed"
-    return "gate-worse-than-copy", text
+    for code, rival, margin in margins:
+        if rival in card.margins:
+            yield _Rule(code, f"divergence gain over that of {rival}", card.margins[rival], margin)
+    for name, threshold in {**usual.least, **settings.least}.items():
+        if name in own:
+            yield _Rule("gate-figure", name, own[name], threshold)
+    for name, threshold in {**usual.most, **settings.most}.items():
+        if name in own:
+            yield _Rule("gate-figure", name, own[name], threshold, at_least=False)

@@ -19,8 +19,9 @@ from lorax.adapter import Adapter
 from lorax.probe import ProbeSettings
 from lorax.refresh_lessons import Drift, Exam, Lesson, OwnSamples, neutral_probe
 from lorax.refresh_student import Student
-from lorax.refresh_teacher import Memory, Teacher
+from lorax.refresh_teacher import Teacher
 from lorax.running_model import RunningModel
+from lorax.tensor_memory import Memory
 
 Progress = Callable[[str, int, int], None]
 Starts = Adapter | Mapping[str, Adapter]

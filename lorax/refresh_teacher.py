@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -37,21 +35,3 @@ class Teacher:
 def normalised(geometry: Geometry, outputs: Tensor) -> Tensor:
     """Returns outputs as the geometry wants them: log-probabilities of rows that add up to one, others untouched."""
     return outputs.log_softmax(-1) if geometry is LOG_PROBABILITIES else outputs
-
-
-class Memory:
-    """Keeps tensors by key until their bytes exceed a limit; what found no room is computed again when asked for."""
-
-    def __init__(self, limit: int) -> None:
-        self._left, self._kept = limit, dict[int, Tensor]()
-
-    def get(self, key: int | None, compute: Callable[[], Tensor]) -> Tensor:
-        """Returns the tensor of a key, computed when it is first asked for; without a key it is not kept."""
-        if key is not None and key in self._kept:
-            return self._kept[key]
-        found = compute()
-        size = found.numel() * found.element_size()
-        if key is not None and size <= self._left:
-            self._left -= size
-            self._kept[key] = found
-        return found

@@ -1,9 +1,9 @@
-"""Scores conversions of one base pair: loads both bases once, runs the four anchors, measures every scorer's figure."""
+"""Scores conversions of one base pair: both bases are loaded once, and adapters are swapped into them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,30 +11,57 @@ from torch import Tensor
 
 from lorax.adapter import Adapter
 from lorax.diffusion_model import DiffusionModel, noise_for
+from lorax.encoder import Encoder
 from lorax.errors import Stop
 from lorax.load_model import load_pair
-from lorax.probe import Probe, ProbeSettings
-from lorax.probes import PROBES
+from lorax.probe import ProbeSettings, prompts_for
 from lorax.running_model import RunningModel
 from lorax.score_card import ScoreCard
-from lorax.scorer import ADAPTED, SOURCE, TARGET, Anchors, measure
+from lorax.score_settings import ScoreSettings
+from lorax.scorer import ADAPTED, SOURCE, TARGET, Anchors, Scorer, by_sample
 from lorax.scorers import SCORERS
+from lorax.tally import Tally
+from lorax.tensor_memory import Memory
+from lorax.view import Look, Scene, View
+from lorax.views import VIEWS
 
 ZERO = "zero"
+_MOST_KEPT = 1 << 30
+"""Bytes of outputs of plain bases that are remembered."""
 
 
 class ScoreBench:
     """Both bases of a pair in memory, with what does not depend on the adapter computed once."""
 
-    def __init__(self, source: RunningModel, target: RunningModel, *, settings: ProbeSettings, batch: int = 80) -> None:
+    def __init__(
+        self,
+        source: RunningModel,
+        target: RunningModel,
+        *,
+        settings: ProbeSettings,
+        score: ScoreSettings = ScoreSettings(),  # noqa: B008 - frozen
+        encoders: Mapping[str, Encoder] | None = None,
+        batch: int = 80,
+    ) -> None:
         self.source, self.target = source, target
-        self.settings, self.batch = settings, batch
-        self._kept: dict[str, tuple[Probe, dict[str, Callable[[], Tensor]]]] = {}
+        self.settings, self.score_settings = settings, score
+        self.encoders, self.batch = dict(encoders or {}), batch
+        self._looks: dict[tuple[str, str], Mapping[str, Look]] = {}
+        self._memory = Memory(_MOST_KEPT)
 
     @classmethod
-    def open(cls, source: Path, target: Path, *, settings: ProbeSettings, device: str = "cpu") -> ScoreBench:
+    def open(
+        cls,
+        source: Path,
+        target: Path,
+        *,
+        settings: ProbeSettings,
+        score: ScoreSettings = ScoreSettings(),  # noqa: B008 - frozen
+        encoders: Mapping[str, Encoder] | None = None,
+        device: str = "cpu",
+    ) -> ScoreBench:
         """Loads the folders of two bases; raises lorax.errors.Stop where that fails or they do not compare."""
-        return cls(*load_pair(source, target, device=device), settings=settings)
+        return cls(*load_pair(source, target, device=device), settings=settings, score=score, encoders=encoders)
 
     @property
     def draws_pictures(self) -> bool:
@@ -42,54 +69,116 @@ class ScoreBench:
         return isinstance(self.source, DiffusionModel)
 
     def score(
-        self, source_adapter: Adapter, candidates: Mapping[str, Adapter], *, fingerprints: Sequence[str] = ()
+        self,
+        adapter: Adapter,
+        candidates: Mapping[str, Adapter],
+        *,
+        fingerprints: Sequence[str] = (),
+        examples: Sequence[str] = (),
     ) -> ScoreCard:
-        """Returns figures for each candidate adapter of the target, and for `zero`, on one set of probes."""
-        outputs: dict[str, tuple[Probe, Anchors, dict[str, Tensor]]] = {}
-        for name in sorted({scorer.probe for scorer in SCORERS.values()}):
-            outputs[name] = self._run(name, source_adapter, candidates)
-        figures = {
-            candidate: {
-                scorer.name: measure(
-                    scorer,
-                    outputs[scorer.probe][1],
-                    candidate=outputs[scorer.probe][2][candidate],
-                    group=outputs[scorer.probe][0].group,
-                )
-                for scorer in SCORERS.values()
-            }
-            for candidate in (*candidates, ZERO)
+        """Returns figures for each candidate adapter of the target, and for `zero`, on one set of samples.
+
+        adapter: of the source; examples: prompts that its catalogue shows it with.
+        """
+        return self.card(adapter, self.tally(adapter, candidates, examples=examples), fingerprints=fingerprints)
+
+    def card(self, adapter: Adapter, tally: Tally, *, fingerprints: Sequence[str] = ()) -> ScoreCard:
+        """Returns what a tally of conversions of an adapter amounts to."""
+        return ScoreCard(
+            tally.figures(),
+            self.settings.identity(*fingerprints, *adapter.trigger_words),
+            tally.margins(),
+            tally.samples,
+            self.source.kind,
+        )
+
+    def tally(
+        self,
+        adapter: Adapter,
+        candidates: Mapping[str, Adapter],
+        *,
+        examples: Sequence[str] = (),
+        settings: ProbeSettings | None = None,
+        views: Collection[str] = tuple(VIEWS),
+    ) -> Tally:
+        """Returns sums per sample of every candidate and of `zero`.
+
+        settings: for other samples than those of the bench's own; views: what is looked at.
+        """
+        probe = settings or self.settings
+        scene = self._scene(adapter, probe, examples)
+        found: dict[str, dict[str, Tensor]] = {name: {} for name in (*candidates, ZERO)}
+        for view in (view for view in VIEWS.values() if view.name in views):
+            scorers = [scorer for scorer in SCORERS.values() if scorer.view == view.name]
+            for name, look in (self._opened(view, scene) if scorers else {}).items():
+                key = (name, probe.identity()) if view.shared else None
+                for candidate, terms in self._seen(look, scorers, adapter, candidates, key).items():
+                    suffix = name.removeprefix(view.name)
+                    found[candidate] |= {f"{scorer}{suffix}": each for scorer, each in terms.items()}
+        return Tally(found)
+
+    def _scene(self, adapter: Adapter, probe: ProbeSettings, examples: Sequence[str]) -> Scene:
+        del examples
+        return Scene(
+            self.source,
+            self.target,
+            adapter,
+            probe,
+            words=prompts_for(probe, adapter.trigger_words),
+            settings=self.score_settings,
+            batch=self.batch,
+            encoders=self.encoders,
+        )
+
+    def _opened(self, view: View, scene: Scene) -> Mapping[str, Look]:
+        """Returns the looks of a view; those that every adapter shares are opened once."""
+        if not view.shared:
+            return view.open(scene)
+        key = (view.name, scene.probe.identity())
+        if key not in self._looks:
+            self._looks[key] = view.open(scene)
+        return self._looks[key]
+
+    def _seen(
+        self,
+        look: Look,
+        scorers: Sequence[Scorer],
+        adapter: Adapter,
+        candidates: Mapping[str, Adapter],
+        key: Hashable | None,
+    ) -> dict[str, dict[str, Tensor]]:
+        """Returns by candidate and scorer the sums per sample (samples, k), never holding more than one batch.
+
+        key: by which what plain bases show is remembered, None to forget it.
+        """
+        terms: dict[str, dict[str, list[Tensor]]] = {
+            name: {scorer.name: [] for scorer in scorers} for name in (*candidates, ZERO)
         }
-        return ScoreCard(figures, self.settings.identity(*fingerprints, *source_adapter.trigger_words))
-
-    def _run(
-        self, name: str, adapter: Adapter, candidates: Mapping[str, Adapter]
-    ) -> tuple[Probe, Anchors, dict[str, Tensor]]:
-        """Returns a probe, the anchors on it (run when a scorer asks for them), and each candidate's outputs."""
-        probe, plain = self._plain(name, adapter)
-        runs = {**plain, ADAPTED: lambda: self._outputs(self.source, adapter, probe)}
-        anchors = Anchors(runs, self.source.geometry)
-        found = {label: self._outputs(self.target, candidate, probe) for label, candidate in candidates.items()}
-        return probe, anchors, {**found, ZERO: anchors[TARGET]}
-
-    def _plain(self, name: str, adapter: Adapter) -> tuple[Probe, dict[str, Callable[[], Tensor]]]:
-        """Returns a probe with the two plain bases on it; drawn and run once where the adapter plays no part."""
-        if not PROBES[name].depends_on_adapter and name in self._kept:
-            return self._kept[name]
-        probe = PROBES[name].draw(self.source, self.target, adapter, self.settings)
-        plain: dict[str, Callable[[], Tensor]] = {
-            SOURCE: cache(lambda: self._outputs(self.source, None, probe)),
-            TARGET: cache(lambda: self._outputs(self.target, None, probe)),
+        for number, rows in enumerate(look.batches()):
+            anchors = self._anchors(look, rows, adapter, (key, number) if key is not None else None)
+            for name in terms:
+                seen = anchors[TARGET] if name == ZERO else look.see(self.target, candidates[name], rows)
+                for scorer in scorers:
+                    terms[name][scorer.name].append(scorer.terms(anchors, seen).double().cpu())
+        return {
+            name: {scorer: by_sample(torch.cat(parts), look.group) for scorer, parts in own.items()}
+            for name, own in terms.items()
         }
-        if not PROBES[name].depends_on_adapter:
-            self._kept[name] = (probe, plain)
-        return probe, plain
 
-    @torch.no_grad()
-    def _outputs(self, model: RunningModel, adapter: Adapter | None, probe: Probe) -> Tensor:
-        """Returns the model's outputs on every row of the probe, (rows, features)."""
-        with model.patched(adapter):
-            return torch.cat([model.run(probe, rows) for rows in probe.batches(self.batch)])
+    def _anchors(self, look: Look, rows: slice, adapter: Adapter, key: tuple[Hashable, int] | None) -> Anchors:
+        """Returns what the four models show in a batch, the plain bases' remembered where there is a key."""
+
+        def plain(name: str, model: RunningModel) -> Callable[[], Tensor]:
+            kept = (name, *key) if key is not None else None
+            return lambda: self._memory.get(kept, lambda: look.see(model, None, rows))
+
+        runs: dict[str, Callable[[], Tensor]] = {
+            SOURCE: plain(SOURCE, self.source),
+            TARGET: plain(TARGET, self.target),
+            ADAPTED: lambda: look.see(self.source, adapter, rows),
+        }
+        given = {name: partial(torch.Tensor.clone, tensor) for name, tensor in look.given(rows).items()}
+        return Anchors({**given, **runs}, self.source.geometry)
 
     def images(
         self,

@@ -12,19 +12,25 @@ from torch import Tensor
 from lorax.geometry import SQUARED, Geometry
 
 SOURCE, ADAPTED, TARGET = "source", "source+adapter", "target"
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value with a 95 % bootstrap interval over the probe's images."""
+    """A measured value with a 95 % bootstrap interval over the samples of a probe; without width where it is exact."""
 
     value: float
     low: float
     high: float
 
+    @classmethod
+    def exact(cls, value: float) -> Figure:
+        """Gives a figure that no sampling had a part in."""
+        return cls(value, value, value)
+
 
 class Anchors:
-    """Outputs of the models on one probe, each (rows, features) float32, by name; run when first asked for.
+    """What the models show in one look, each (rows, features) float32, by name; run when first asked for.
 
     geometry: says how outputs of this kind of model are held against each other.
     """
@@ -53,28 +59,38 @@ class Anchors:
 class Scorer:
     """One figure of a score card.
 
-    `terms(anchors, candidate)` gives k sums per row, (rows, k); `figure` turns summed terms (..., k) into the figure
-    (...). Kept apart so that the bootstrap only re-adds rows.
+    view: what it looks at, by name. `terms(anchors, candidate)` gives k sums per row, (rows, k), NaN in no entry for
+    outputs that are finite; `figure` turns summed terms (..., k) into the figure (...). Kept apart so that the
+    bootstrap only re-adds samples, and that more samples can be added later.
     """
 
     name: str
     summary: str
     reference: str
-    probe: str
+    view: str
     higher_is_better: bool
     terms: Callable[[Anchors, Tensor], Tensor]
     figure: Callable[[Tensor], Tensor]
 
 
-def measure(scorer: Scorer, anchors: Anchors, *, candidate: Tensor, group: Tensor, resamples: int = 1000) -> Figure:
-    """Returns the figure of a candidate's outputs (rows, features), with the 2.5 and 97.5 % points of a bootstrap.
+def measure(scorer: Scorer, anchors: Anchors, *, candidate: Tensor, group: Tensor) -> Figure:
+    """Returns the figure of what a candidate shows (rows, features), with its interval; see `interval`."""
+    return interval(scorer.figure, by_sample(scorer.terms(anchors, candidate), group))
 
-    Images (rows of equal `group`) are drawn with replacement, since the noise levels of one image are not independent.
+
+def by_sample(terms: Tensor, group: Tensor) -> Tensor:
+    """Returns the sums (samples, k), float64 on the CPU, of terms (rows, k) over rows of equal group (rows,)."""
+    terms = terms.double().cpu()
+    return torch.zeros(int(group.max()) + 1, terms.shape[1], dtype=torch.float64).index_add_(0, group.cpu(), terms)
+
+
+def interval(figure: Callable[[Tensor], Tensor], sums: Tensor) -> Figure:
+    """Returns a figure of sums per sample (samples, k), with the 2.5 and 97.5 % points of a bootstrap.
+
+    Samples are drawn with replacement: the noise levels of one picture, and the tokens of one text, are not
+    independent. Equal numbers of samples are drawn alike, so that figures of one look can be subtracted draw by draw.
     """
-    terms = scorer.terms(anchors, candidate).double().cpu()
-    groups = int(group.max()) + 1
-    per_image = torch.zeros(groups, terms.shape[1], dtype=torch.float64).index_add_(0, group.cpu(), terms)
-    drawn = torch.randint(groups, (resamples, groups), generator=torch.Generator().manual_seed(0))
-    spread = scorer.figure(per_image[drawn].sum(1))
+    drawn = torch.randint(len(sums), (RESAMPLES, len(sums)), generator=torch.Generator().manual_seed(0))
+    spread = figure(sums[drawn].sum(1))
     low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Figure(float(scorer.figure(per_image.sum(0))), low, high)
+    return Figure(float(figure(sums.sum(0))), low, high)

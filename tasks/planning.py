@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -154,8 +154,10 @@ def find_plan(folder: Path, key: str) -> PreparedPlan | None:
 
 
 def probe_settings(values: Mapping[str, Any]) -> ProbeSettings:
-    """Returns the probe that the plain values of a settings file describe."""
-    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    """Returns the probe that the plain values of a settings file's table [score] describe."""
+    known = {field.name for field in fields(ProbeSettings)}
+    chosen = {key: value for key, value in values.items() if key in known}
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
     return ProbeSettings(**plain)
 
 

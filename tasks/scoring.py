@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,21 +16,21 @@ from lorax.base_model import BaseModel
 from lorax.checkpoint import Checkpoint
 from lorax.convert import convert_adapters
 from lorax.errors import Refused, Unsupported
-from lorax.gate import GateSettings, judge
+from lorax.gate import GateSettings, Verdict, judge
+from lorax.judging import score_and_judge
 from lorax.lowering import lower_adapter
-from lorax.probe import ProbeSettings, prompts_for
+from lorax.probe import prompts_for
 from lorax.read import AdapterFiles, read_adapter
 from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
-from lorax.scorer import Figure
 from tasks.bases import BaseFolder, candidates, open_base
-from tasks.benches import pool_of
+from tasks.benches import ScoreTask, pool_of
 from tasks.border import Ended, attempt
 from tasks.conversion import staged_files
 from tasks.crash_points import AFTER_SCORING, crash_point
 from tasks.device import device
 from tasks.picture import save_grid
-from tasks.planning import CONTROLS, PreparedPair, probe_settings
+from tasks.planning import CONTROLS, PreparedPair
 from tasks.plans import open_plan
 from tasks.reading import read_stored
 from tasks.survey import FoundFile
@@ -73,7 +72,8 @@ class _Work:
     source: Checkpoint
     target: BaseModel
     folders: tuple[str, str]
-    settings: ProbeSettings
+    probe: Mapping[str, Any]
+    task: ScoreTask
     gate: GateSettings
     conversions: Path
     images: Path
@@ -85,24 +85,33 @@ def score_shard(
     pair: PreparedPair,
     bases: Sequence[BaseFolder],
     probe: Mapping[str, Any],
-    gate: Mapping[str, float],
+    gate: Mapping[str, Any],
     conversions: str,
     images: str,
 ) -> list[Scored]:
     """Returns one record per conversion, the verdict among it."""
     folders = {base["name"]: base for base in bases}
+    target = open_base(folders[pair["target"]]).base
     work = _Work(
         pair=pair,
         known=candidates(bases),
         source=open_base(folders[pair["source"]]),
-        target=open_base(folders[pair["target"]]).base,
+        target=target,
         folders=(folders[pair["source"]]["path"], folders[pair["target"]]["path"]),
-        settings=probe_settings(probe),
-        gate=GateSettings(**gate),
+        probe=probe,
+        task=ScoreTask.of(probe),
+        gate=gate_for(gate, target),
         conversions=Path(conversions),
         images=Path(images),
     )
     return [_score(work, item) for item in items]
+
+
+def gate_for(values: Mapping[str, Any], target: BaseModel) -> GateSettings:
+    """Returns the thresholds of a migration for a target: those of its family, then those for all."""
+    common = {name: value for name, value in values.items() if name != "families"}
+    special = values.get("families", {}).get(target.family, {})
+    return GateSettings(**{**common, **{name: value for name, value in special.items() if value not in (None, {})}})
 
 
 def score_key(pair: PreparedPair, *, probe: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,23 +124,38 @@ def score_key(pair: PreparedPair, *, probe: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _score(work: _Work, item: ScoreItem) -> Scored:
-    known = item["card"]
-    fresh = None if known else attempt(lambda: _measure(work, item))
+    known = None if item["card"] is None else attempt(lambda: _known(work, item["card"] or {}))
+    if isinstance(known, Ended):
+        return _record(item, why=known)
+    if known is not None:
+        return _record(item, judged=_judged(known, work.gate))
+    fresh = attempt(lambda: _measure(work, item))
     if isinstance(fresh, Ended):
         return _record(item, why=fresh)
-    verdict = attempt(lambda: judge(_card(known or fresh or {}), work.gate))
-    if isinstance(verdict, Ended):
-        return _record(item, why=verdict)
-    judged = {
+    body, verdict = fresh
+    return _record(item, scored=body, judged=_judged(verdict, work.gate))
+
+
+def _known(work: _Work, body: Mapping[str, Any]) -> Verdict | None:
+    """Returns the verdict on figures of an earlier run; None where more samples may still make it certain."""
+    card = ScoreCard.from_values(body)
+    verdict = judge(card, work.gate)
+    most = work.task.probe.samples << work.task.settings.rounds
+    return None if verdict.outcome == "uncertain" and card.samples < most else verdict
+
+
+def _judged(verdict: Verdict, gate: GateSettings) -> dict[str, Any]:
+    """Returns the body of a `judged` event."""
+    return {
         "passed": verdict.passed,
+        "outcome": verdict.outcome,
         "reasons": [list(reason) for reason in verdict.reasons],
-        "gate": dataclasses.asdict(work.gate),
+        "gate": dataclasses.asdict(gate),
     }
-    return _record(item, scored=fresh, judged=judged)
 
 
-def _measure(work: _Work, item: ScoreItem) -> dict[str, Any]:
-    """Returns the body of a `scored` event; the picture is written on the way."""
+def _measure(work: _Work, item: ScoreItem) -> tuple[dict[str, Any], Verdict]:
+    """Returns the body of a `scored` event, and the verdict; the picture is written on the way."""
     began = time.monotonic()
     adapter = _with_words(read_stored(item["files"], item["entry"], work.known), item["entry"])
     own = {"converted": _read_back(work, item)}
@@ -141,24 +165,29 @@ def _measure(work: _Work, item: ScoreItem) -> dict[str, Any]:
     plan = work.pair["plans"][work.pair["method"]]
     fingerprints = (plan["source_fingerprint"], plan["target_fingerprint"])
     shown = {name: rivals[name] for name in ("copy",) if name in rivals} | own
-    with pool_of(work.folders, work.settings, device()).lent() as bench:
-        card = bench.score(adapter, {**own, **rivals}, fingerprints=fingerprints)
+    examples = tuple(item["entry"].get("prompts") or ())
+    with pool_of(work.folders, device()).lent(work.task) as bench:
+        card, verdict = score_and_judge(
+            bench, adapter, {**own, **rivals}, work.gate, fingerprints=fingerprints, examples=examples
+        )
         picture = _draw(work, item, bench, adapter, shown) if bench.draws_pictures else {}
     crash_point(AFTER_SCORING)
     tick("score")
-    return {
+    body = {
         **json.loads(card.to_json()),
-        "score_key": score_key(work.pair, probe=dataclasses.asdict(work.settings)),
+        "score_key": score_key(work.pair, probe=work.probe),
         **picture,
         "seconds": round(time.monotonic() - began, 3),
     }
+    return body, verdict
 
 
 def _draw(
     work: _Work, item: ScoreItem, bench: ScoreBench, adapter: Adapter, shown: Mapping[str, Adapter]
 ) -> dict[str, Any]:
     """Draws the before/after grid of a conversion, and returns what the `scored` event says about it."""
-    few = dataclasses.replace(work.settings, samples=min(GRID_COLUMNS, len(work.settings.prompts)))
+    settings = work.task.probe
+    few = dataclasses.replace(settings, samples=min(GRID_COLUMNS, len(settings.prompts)))
     prompts = prompts_for(few, adapter.trigger_words)
     rows = bench.images(adapter, shown, prompts=prompts)
     path = work.images / f"{item['conversion_id']}.png"
@@ -199,18 +228,6 @@ def _control(work: _Work, name: str, adapter: Adapter) -> Adapter | None:
     plan = open_plan(work.pair["plans"][name]["path"])
     [result] = convert_adapters(plan, [adapter], target=work.target)
     return None if isinstance(result, Unsupported) else result.adapter
-
-
-def _card(body: Mapping[str, Any]) -> ScoreCard:
-    """Returns the card of a `scored` event; the ledger keeps a figure that is not finite as null."""
-    figures = {
-        candidate: {
-            name: Figure(**{part: math.nan if number is None else number for part, number in figure.items()})
-            for name, figure in found.items()
-        }
-        for candidate, found in body["figures"].items()
-    }
-    return ScoreCard(figures, body["probe_id"])
 
 
 def _record(

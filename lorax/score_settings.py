@@ -1,0 +1,21 @@
+"""How conversions are scored, besides how probes are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSettings:
+    """What scores are made of, and how much may be spent on one.
+
+    pictures: how many are drawn for encoders to look at; predict: file of text (UTF-8) that language models are to
+    predict, "" for none; questions: file of prompts, one a line, that language models are to answer as source+adapter
+    does, "" for none; rounds: how many times a probe is drawn again, each time as many samples as there are already,
+    while the verdict is uncertain.
+    """
+
+    pictures: int = 8
+    predict: str = ""
+    questions: str = ""
+    rounds: int = 2

@@ -1,0 +1,19 @@
+"""own-samples: what the models say to what source+adapter draws or writes itself, for the adapter's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lorax.probe_look import ProbeLook
+from lorax.view import Look, Scene, View
+
+
+def look(scene: Scene) -> Mapping[str, Look]:
+    """Draws the samples."""
+    with scene.source.patched(scene.adapter):
+        samples = scene.source.samples(scene.words, settings=scene.probe, seed=scene.probe.seed)
+    probe = scene.source.look_at(samples, prompts=scene.words, settings=scene.probe)
+    return {VIEW.name: ProbeLook(probe, batch=scene.batch)}
+
+
+VIEW = View("own-samples", "outputs on what source+adapter draws or writes itself", shared=False, open=look)
