@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import islice
 
 _CARRIED = frozenset({
     "ss_base_model_version", "ss_clip_skip", "ss_network_alpha", "ss_network_args", "ss_network_dim",
@@ -17,6 +18,7 @@ _VALUE_CHARACTERS = 16_384
 _TAGS_CHARACTERS = 4 * 2**20
 _TRIGGERS = 8
 _TRIGGER_CHARACTERS = 200
+_DATASET_WORDS = 32
 _PATH = re.compile(
     r"""(?<![A-Za-z])[A-Za-z]:[\\/]      # a drive
       | \\\\\w                           # a network share
@@ -56,22 +58,43 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))[:_TRIGGERS]
 
 
+def dataset_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Gives the words that the images of the training set were described with, the commonest first, at most 32.
+
+    For looking at what the adapter does, never for writing: words of a data set are not always meant to be spread.
+    """
+    total: dict[str, int] = {}
+    for counts in _tag_counts(metadata):
+        for tag, count in counts.items():
+            word = tag.strip()
+            total[word] = total.get(word, 0) + count
+    ordered = sorted(total, key=lambda word: (-total[word], word))
+    return tuple(islice((word for word in ordered if total[word] > 0 and _is_trigger(word)), _DATASET_WORDS))
+
+
 def _leading_tags(metadata: Mapping[str, str]) -> dict[str, int]:
     """The first of the commonest tags of each training folder: trainers write the trigger word first."""
+    leaders: dict[str, int] = {}
+    for counts in _tag_counts(metadata):
+        leading = max(counts, key=counts.__getitem__).strip()
+        leaders[leading] = leaders.get(leading, 0) + max(counts.values())
+    return {tag: count for tag, count in list(leaders.items())[:_TRIGGERS] if _is_trigger(tag)}
+
+
+def _tag_counts(metadata: Mapping[str, str]) -> list[dict[str, int]]:
+    """The counts by tag of each training folder, as sd-scripts notes them; nothing of what has another form."""
     text = metadata.get("ss_tag_frequency", "")
     if len(text) > _TAGS_CHARACTERS:
-        return {}
+        return []
     try:
         folders = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    counts: dict[str, int] = {}
-    for tags in folders.values() if isinstance(folders, dict) else ():
-        numbered = {tag: count for tag, count in tags.items() if type(count) is int} if isinstance(tags, dict) else {}
-        if numbered:
-            leading = max(numbered, key=numbered.__getitem__).strip()
-            counts[leading] = counts.get(leading, 0) + max(numbered.values())
-    return {tag: count for tag, count in list(counts.items())[:_TRIGGERS] if _is_trigger(tag)}
+        return []
+    listed = folders.values() if isinstance(folders, dict) else ()
+    counted = [
+        {tag: count for tag, count in tags.items() if type(count) is int} for tags in listed if isinstance(tags, dict)
+    ]
+    return [counts for counts in counted if counts]
 
 
 def _is_trigger(word: str) -> bool:

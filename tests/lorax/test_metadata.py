@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lorax.metadata import carried, holds_path, trigger_words
+from lorax.metadata import carried, dataset_words, holds_path, trigger_words
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,21 @@ def test_trigger_words_are_the_authors_own_or_the_leading_tags() -> None:
 def test_tag_statistics_of_any_form_do_no_harm(text: str) -> None:
     assert carried({"ss_tag_frequency": text}) == {}
     assert trigger_words({"ss_tag_frequency": text}) == ()
+    assert dataset_words({"ss_tag_frequency": text}) == ()
+
+
+def test_the_words_of_a_training_set_come_by_how_often_they_occur_in_all_folders() -> None:
+    frequency = {
+        "16_private name": {"bold": 40, " rain ": 4, "sea": 9},
+        "4_x": {"rain": 6, "owl": 9, "x": -1, "y": True},
+    }
+
+    assert dataset_words({"ss_tag_frequency": json.dumps(frequency)}) == ("bold", "rain", "owl", "sea")
+    assert dataset_words({}) == ()
+
+
+def test_of_a_training_set_few_words_are_given_and_none_that_is_a_path_or_without_end() -> None:
+    tags = {f"tag {number:03d}": 1000 - number for number in range(100)}
+    frequency = {"1_x": {"/home/someone/pictures": 5000, "word " * 100: 4000, "": 3000, **tags}}
+
+    assert dataset_words({"ss_tag_frequency": json.dumps(frequency)}) == tuple(tags)[:32]
