@@ -25,6 +25,8 @@ FRONT_MATTER_CHARACTERS: Final = 64 << 10
 TEXT_CHARACTERS: Final = 500
 LIST_ITEMS: Final = 16
 FRONT_MATTER: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+PHRASE_WORDS: Final = 4
+"""Words from which on an instance prompt is one that can be drawn, such as "a photo of sks dog"."""
 SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 WITHDRAWN_MODES: Final = ("archived", "takendown")
 NO_LICENCE: Final = ("", "unknown", "none", "n/a")
@@ -71,7 +73,10 @@ PERMISSIONS: Final = ("allow_derivatives", "allow_no_credit", "allow_different_l
 
 
 def merge(facts: Iterable[Facts]) -> Facts:
-    """Joins facts in order of trust: the first to know a thing is believed, a permission denied by any is denied."""
+    """Joins facts in order of trust: the first to know a thing is believed, a permission denied by any is denied.
+
+    Example prompts do not contradict each other: those of all are kept, the most trusted first.
+    """
     known = tuple(facts)
     joined: dict[str, object] = {}
     for field in fields(Facts):
@@ -79,6 +84,7 @@ def merge(facts: Iterable[Facts]) -> Facts:
         joined[field.name] = next((value for value in said if value not in (None, (), False)), field.default)
         if field.name in PERMISSIONS and False in said:
             joined[field.name] = False
+    joined["prompts"] = _examples(prompt for one in known for prompt in one.prompts)
     joined["notes"] = tuple(note for one in known for note in one.notes)
     return Facts(**joined)  # type: ignore[arg-type]
 
@@ -115,7 +121,7 @@ def facts_of_json(values: Values, *, weights_name: str = "") -> Facts:
         allow_no_credit=_permission(parts, "allowNoCredit"),
         allow_different_licence=_permission(parts, "allowDifferentLicense"),
         trigger_words=_texts(_first(parts, "trainedWords", "TrainedWords", "activation text")),
-        prompts=_texts([_object(_object(image).get("meta")).get("prompt") for image in _list(_first(parts, "images"))]),
+        prompts=_examples(_prompt_of(image) for image in _images(parts)),
         sha256=_sha256(own_file, values),
         origin=_origin(version, values, nested),
         creator=_first_text((*parts, *(_object(part.get("creator")) for part in parts)), "username", "creator"),
@@ -134,13 +140,15 @@ def facts_of_card(front: Values) -> Facts:
     licence = _text(front.get("license"))
     if licence is not None and licence.casefold() == "other":
         licence = _text(front.get("license_name")) or licence
-    widgets = [_object(widget).get("text") for widget in _list(front.get("widget"))]
+    widgets = front.get("widget")
+    instance = _texts(front.get("instance_prompt"))
+    phrases = [text for text in instance if len(text.split()) >= PHRASE_WORDS]
     return Facts(
         name=_text(front.get("model_name")),
         base_label=next(iter(_texts(front.get("base_model"))), None),
         licence=_licence(licence),
-        trigger_words=_texts(front.get("instance_prompt")),
-        prompts=_texts(widgets),
+        trigger_words=instance,
+        prompts=_examples([*map(_widget_text, widgets if isinstance(widgets, list) else [widgets]), *phrases]),
         kind="lora" if "lora" in tags else None,
         gated=any(str(key).startswith("extra_gated") for key in front),
         opt_out="opt-out" in tags,
@@ -187,6 +195,30 @@ def _texts(value: object, *, limit: int = LIST_ITEMS) -> tuple[str, ...]:
     words = [value] if isinstance(value, str) else _list(value)
     cleaned = (_text(word) for word in words[: 4 * limit])
     return tuple(dict.fromkeys(word.strip(", ") for word in cleaned if word))[:limit]
+
+
+def _examples(said: Iterable[object]) -> tuple[str, ...]:
+    """Returns example prompts, each once; sites write "-" and the like where there is none."""
+    return _texts([text for text in said if isinstance(text, str) and any(letter.isalnum() for letter in text)])
+
+
+def _images(parts: Iterable[Values]) -> list[object]:
+    """Returns the images of all parts: one tool keeps its user's own pictures beside those of the catalogue."""
+    return [image for part in parts for key in ("images", "customImages") for image in _list(part.get(key))]
+
+
+def _prompt_of(image: object) -> object:
+    """Returns the prompt of an image; what the site says about it lies in `meta`, of late in a `meta` within."""
+    meta = _object(_object(image).get("meta"))
+    return meta.get("prompt") or _object(meta.get("meta")).get("prompt")
+
+
+def _widget_text(widget: object) -> object:
+    """Returns the prompt of a widget: its text, or what the user of a chat says first."""
+    values = _object(widget)
+    messages = map(_object, _list(values.get("messages")))
+    asked = (message.get("content") for message in messages if message.get("role") == "user")
+    return values.get("text") or next(asked, None)
 
 
 def _first(parts: Iterable[Values], *keys: str) -> object:

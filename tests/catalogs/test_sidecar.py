@@ -139,6 +139,56 @@ def test_a_card_tells_base_licence_and_words() -> None:
     assert facts_of_card({"license": "unknown"}).licence is None
 
 
+@pytest.mark.parametrize(
+    ("values", "prompts"),
+    [
+        ({"images": [{"meta": {"prompt": "a cat"}}, {"meta": {"prompt": "a cat"}}]}, ("a cat",)),
+        ({"images": [{"meta": {"id": 7, "meta": {"prompt": "a cat"}}}]}, ("a cat",)),
+        ({"images": [{"meta": None}], "civitai": {"images": [{"meta": {"prompt": "a dog"}}]}}, ("a dog",)),
+        (
+            {"civitai": {"images": [{"meta": {"prompt": "a"}}], "customImages": [{"meta": {"prompt": "b"}}]}},
+            ("a", "b"),
+        ),
+        ({"modelVersions": [{"images": [{"meta": {"prompt": "a dog"}}]}]}, ("a dog",)),
+        ({"images": [{"meta": {"prompt": " - "}}, {"meta": {"prompt": ["x"]}}, {"meta": "x"}, 7]}, ()),
+        ({"images": {"meta": {"prompt": "x"}}}, ()),
+        ({"images": [{"meta": {"prompt": f"{number} cats"}} for number in range(99)]}, 16),
+    ],
+)
+def test_example_prompts_are_found_wherever_a_tool_keeps_them(
+    values: dict[str, object], prompts: tuple[str, ...] | int
+) -> None:
+    found = facts_of_json(values).prompts
+
+    assert (len(found) if isinstance(prompts, int) else found) == prompts
+
+
+@pytest.mark.parametrize(
+    ("front", "prompts"),
+    [
+        ({"widget": [{"text": "a cat", "output": {"url": "x.png"}}, {"text": "-"}, {"src": "y.png"}]}, ("a cat",)),
+        ({"widget": {"text": "a cat"}}, ("a cat",)),
+        (
+            {"widget": [{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hello"}]}]},
+            ("Hello",),
+        ),
+        ({"widget": [{"messages": "x"}, {"messages": [7]}, "z", None], "instance_prompt": "TOK"}, ()),
+        ({"widget": "a cat", "instance_prompt": None}, ()),
+        ({"instance_prompt": "a photo of sks dog", "widget": [{"text": "sks dog"}]}, ("sks dog", "a photo of sks dog")),
+    ],
+)
+def test_a_card_gives_the_prompts_of_its_widgets_and_an_instance_prompt_that_is_a_phrase(
+    front: dict[str, object], prompts: tuple[str, ...]
+) -> None:
+    assert facts_of_card(front).prompts == prompts
+
+
+def test_example_prompts_of_all_sidecars_are_kept_the_most_trusted_first() -> None:
+    joined = merge([Facts(prompts=("a", "b")), Facts(), Facts(prompts=("b", "c"))])
+
+    assert joined.prompts == ("a", "b", "c")
+
+
 def test_the_first_to_know_is_believed_but_a_prohibition_counts_whoever_states_it() -> None:
     joined = merge(
         [

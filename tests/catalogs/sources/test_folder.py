@@ -51,6 +51,19 @@ def test_a_loose_file_is_an_entry_with_what_its_sidecar_says(root: Path) -> None
     assert entry.origin == "styles/bold.safetensors"
 
 
+def test_an_entry_has_the_example_prompts_of_all_its_sidecars(root: Path) -> None:
+    put(root, "repo/bold.safetensors")
+    put(root, "repo/bold.civitai.info", json.dumps({"images": [{"meta": {"prompt": "bold cat"}}, {"meta": None}]}))
+    put(root, "repo/bold.metadata.json", json.dumps({"civitai": {"images": [{"meta": {"prompt": "bold dog"}}]}}))
+    put(root, "repo/README.md", "---\ninstance_prompt: bold\nwidget:\n- text: a bold owl\n- text: '-'\n---\n")
+
+    (entry,) = scan(root).values()
+
+    assert entry.prompts == ("bold cat", "bold dog", "a bold owl")
+    assert entry.trigger_words == ("bold",)
+    assert CatalogEntry.from_json(entry.to_json()) == entry
+
+
 def test_a_file_without_any_sidecar_is_an_entry_of_unknown_terms(root: Path) -> None:
     put(root, "lonely.ckpt")
 
