@@ -12,13 +12,6 @@ _SAME_WEIGHTS = 1e-2
 """Relative difference of two encoders up to which they are one, saved in different element types."""
 
 
-class Schedule(Protocol):
-    """Is a scheduler of diffusers, as far as it is looked at here."""
-
-    config: Any
-    alphas_cumprod: Tensor
-
-
 class Autoencoder(Protocol):
     """Is a VAE of diffusers, as far as it is looked at here."""
 
@@ -32,29 +25,34 @@ class Autoencoder(Protocol):
 class Parts(Protocol):
     """Is what tells which pictures a model sees; vae is None where pictures are not latents."""
 
-    scheduler: Schedule
     vae: Autoencoder | None
+
+    @property
+    def prediction(self) -> str:
+        """Names what is predicted."""
+        ...
+
+    @property
+    def signal(self) -> Tensor:
+        """Gives the share of the picture in a noisy one at each timestep."""
+        ...
 
 
 def difference(first: Parts, second: Parts) -> str:
     """Says why the outputs of two models, given by their parts, do not compare; "" if they do.
 
-    Decoders of latents may differ: they have no part in what a U-Net sees.
+    Decoders of latents may differ: they have no part in what a denoiser sees.
     """
-    return (
-        _of_predictions(first.scheduler, second.scheduler)
-        or _of_noise(first.scheduler, second.scheduler)
-        or _of_encoders(first.vae, second.vae)
-    )
+    return _of_predictions(first, second) or _of_noise(first, second) or _of_encoders(first.vae, second.vae)
 
 
-def _of_predictions(first: Schedule, second: Schedule) -> str:
-    kinds = [scheduler.config.prediction_type for scheduler in (first, second)]
+def _of_predictions(first: Parts, second: Parts) -> str:
+    kinds = [model.prediction for model in (first, second)]
     return "" if kinds[0] == kinds[1] else f"they predict different things ({kinds[0]} and {kinds[1]})"
 
 
-def _of_noise(first: Schedule, second: Schedule) -> str:
-    shares = [scheduler.alphas_cumprod for scheduler in (first, second)]
+def _of_noise(first: Parts, second: Parts) -> str:
+    shares = [model.signal for model in (first, second)]
     same = len(shares[0]) == len(shares[1]) and torch.allclose(shares[0].cpu(), shares[1].cpu(), atol=1e-3)
     return "" if same else "they were trained with different schedules of noise"
 

@@ -19,13 +19,12 @@ from lorax.base_model import BaseModel
 from lorax.base_models import known_bases
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.errors import Stop, Unsupported
+from lorax.pipelines import why_not
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NAME_ALONE = "it is known by name alone"
-TWO_ENCODERS = "this version runs pipelines of one text encoder"
-ONLY_READ = "this version runs U-Nets with a text encoder, and language models"
 NEAR = 4
 """How many names are offered in place of one that nobody knows."""
 
@@ -67,12 +66,7 @@ def has_weights(base: Checkpoint) -> bool:
 
 def why_not_runnable(base: Checkpoint) -> str:
     """Says why a base cannot be run, so that nothing can be calibrated or scored on it; "" where it can."""
-    if base.not_runnable:
-        return base.not_runnable
-    folder = base.folder
-    if (folder / "unet").is_dir():
-        return TWO_ENCODERS if any(site.component == "text_encoder_2" for site in base.base.sites) else ""
-    return "" if (folder / "config.json").is_file() else ONLY_READ
+    return base.not_runnable or why_not(base.folder)
 
 
 def candidates(bases: Sequence[BaseFolder]) -> list[BaseModel]:

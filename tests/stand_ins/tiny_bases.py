@@ -51,7 +51,7 @@ def make_base(folder: Path, *, seed: int) -> Path:
     unet.save_pretrained(folder / "unet")
     text_encoder.save_pretrained(folder / "text_encoder")
     DDIMScheduler(clip_sample=False).save_pretrained(folder / "scheduler")
-    _write_tokenizer(folder / "tokenizer")
+    write_clip_tokenizer(folder / "tokenizer")
     index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
@@ -103,7 +103,8 @@ def weight_of(model: DiffusionModel, site: Site) -> torch.Tensor:
     return weight
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_clip_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer of CLIP's kind that knows the letters of WORDS."""
     folder.mkdir(parents=True, exist_ok=True)
     letters = sorted({letter for word in WORDS for letter in word})
     tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]

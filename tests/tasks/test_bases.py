@@ -8,10 +8,12 @@ import pytest
 
 from lorax.adapter import Site
 from lorax.base_models import known_bases
+from lorax.checkpoint import Checkpoint
 from lorax.errors import Stop, Unsupported
 from tasks import bases
 from tasks.bases import BaseFolder, candidates, has_weights, known_base, open_base, why_not_runnable
 from tests.stand_ins.small_world import SOURCE, SmallWorld
+from tests.stand_ins.tiny_pipelines import make_sdxl
 from tests.tasks.conftest import base_folders
 
 
@@ -68,10 +70,19 @@ def test_why_a_base_cannot_be_run_is_known_before_anybody_tries(world: SmallWorl
     whole = base_folders(world)[0]
     folder = Path(whole["path"])
     unet = BaseFolder(name="part", path=str(folder / "unet"), labels=[])
-    shutil.copytree(folder, tmp_path / "two")
-    shutil.copytree(folder / "text_encoder", tmp_path / "two" / "text_encoder_2")
     assert why_not_runnable(open_base(whole)) == ""
     assert "it is the unet alone" in why_not_runnable(open_base(unet))
     assert why_not_runnable(open_base(named("sdxl"))) == "it is known by name alone"
-    two = open_base(BaseFolder(name="two", path=str(tmp_path / "two"), labels=[]))
-    assert why_not_runnable(two) == "this version runs pipelines of one text encoder"
+    shutil.copytree(folder, tmp_path / "cut", ignore=shutil.ignore_patterns("tokenizer"))
+    assert "it lacks tokenizer/" in why_not_runnable(at(tmp_path / "cut"))
+
+
+def test_a_base_of_two_text_encoders_can_be_run(tmp_path: Path) -> None:
+    make_sdxl(tmp_path / "xl", seed=1)
+    assert why_not_runnable(at(tmp_path / "xl")) == ""
+    shutil.rmtree(tmp_path / "xl" / "text_encoder")
+    assert why_not_runnable(at(tmp_path / "xl")).startswith("this version runs ")
+
+
+def at(folder: Path) -> Checkpoint:
+    return open_base(BaseFolder(name=folder.name, path=str(folder), labels=[]))

@@ -1,0 +1,133 @@
+"""Makes tiny untrained pipelines of diffusers' own classes with the true structure of larger bases, saved as folders.
+
+What a maker returns is the pipeline itself: the oracle of what lorax makes of the folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lorax.adapter import Adapter, BaseVerdict, LowRank
+from lorax.checkpoint import open_checkpoint
+from lorax.picture_model import PictureModel
+from tests.stand_ins.tiny_bases import WIDTH, weight_of, write_clip_tokenizer
+
+PROMPTS = ("a digit", "bold style, a digit")
+SSD = {
+    "mid_block_type": "UNetMidBlock2D",
+    "transformer_layers_per_block": (1, 4),
+    "reverse_transformer_layers_per_block": ((4, 1), (1, 1)),
+}
+"""What SSD-1B's U-Net has and SDXL's has not: no attention in the middle, blocks removed on the way up."""
+
+
+def make_sdxl(folder: Path, *, seed: int, **unet: Any) -> StableDiffusionXLPipeline:
+    """Writes a tiny SDXL; unet: settings of its U-Net that differ."""
+    torch.manual_seed(seed)
+    settings = {"transformer_layers_per_block": (1, 2), **unet}
+    pipeline = StableDiffusionXLPipeline(
+        vae=tiny_vae(),
+        text_encoder=CLIPTextModel(clip_config(layers=2)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_config(layers=3, projection_dim=WIDTH)),
+        tokenizer=clip_tokenizer(folder / "tokenizer"),
+        tokenizer_2=clip_tokenizer(folder / "tokenizer_2"),
+        unet=UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=2 * WIDTH,
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+            norm_num_groups=4,
+            **settings,
+        ),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
+        add_watermarker=False,
+    )
+    return saved(pipeline, folder)
+
+
+def saved(pipeline: Any, folder: Path) -> Any:
+    """Saves a pipeline as safetensors, and returns it without its progress bar."""
+    pipeline.save_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def tiny_vae(**settings: Any) -> AutoencoderKL:
+    """Returns a VAE that halves pictures in height and width."""
+    return AutoencoderKL(
+        **{
+            "block_out_channels": (8, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 2,
+            "up_block_types": ("UpDecoderBlock2D",) * 2,
+            "norm_num_groups": 4,
+            "latent_channels": 4,
+            "scaling_factor": 0.5,
+            **settings,
+        }
+    )
+
+
+def clip_config(*, layers: int, **settings: Any) -> CLIPTextConfig:
+    """Returns the settings of a tiny CLIP text encoder that reads twelve tokens."""
+    return CLIPTextConfig(
+        vocab_size=600,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        **settings,
+    )
+
+
+def clip_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Writes a tokenizer of letters, and returns it."""
+    write_clip_tokenizer(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def adapter_for(folder: Path, *, components: tuple[str, ...], seed: int = 0, strength: float = 0.5) -> Adapter:
+    """Returns a random adapter of rank 2 on every site of these components of a base."""
+    base = open_checkpoint(folder, name=folder.name).base
+    generator = torch.Generator().manual_seed(seed)
+    updates = {
+        site: LowRank(
+            up=torch.randn(shape.out_features, 2, generator=generator) * strength / shape.out_features**0.5,
+            down=torch.randn(2, shape.columns, generator=generator) / shape.columns**0.5,
+            scale=0.5,
+            kernel=shape.kernel,
+        )
+        for site, shape in sorted(base.sites.items())
+        if site.component in components
+    }
+    verdict = BaseVerdict(base.name, base.family, base.version, ("made for it",))
+    return Adapter(updates, "diffusers", ("lora",), torch.float32, {}, ("bold style",), verdict, f"{seed:064x}", ())
+
+
+def predicted(model: PictureModel[Any], *, guidance: float = 1.0) -> Tensor:
+    """Returns what a model says of two noisy latents under two prompts and noise levels."""
+    latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.predict(latents, torch.tensor([100, 700]), states=model.encode(PROMPTS), guidance=guidance)
+
+
+def merge(model: PictureModel[Any], adapter: Adapter) -> None:
+    """Adds an adapter to the weights themselves."""
+    for site, update in adapter.updates.items():
+        weight_of(model, site).data.add_(update.dense())
