@@ -10,6 +10,9 @@ from typing import Any, Protocol
 from catalogs.ledger import Fact
 from flows.states import FINAL
 
+LATER = "later"
+"""Set in an outcome of which the next run has more to do, whatever its state."""
+
 
 class Rows(Protocol):
     """Anything that answers SQL over the ledger's events: the writer itself, or a reader's copy."""
@@ -41,7 +44,7 @@ class Journal:
 
     def settled(self) -> dict[str, dict[str, Any]]:
         """Returns the last outcome of every work key that needs no more work, by work key."""
-        return {key: body for key, body in self.outcomes().items() if body["state"] in FINAL}
+        return {key: body for key, body in self.outcomes().items() if body["state"] in FINAL and not body.get(LATER)}
 
     def entries(self) -> dict[str, dict[str, Any]]:
         """Returns what was last noted about every entry, by entry key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from catalogs.ledger import utc_now
 from flows.engine import make_task_runner, read_engine
+from flows.escalation import may_be_refreshed, refresh_rejected
 from flows.folders import Folders
 from flows.guard import check_packages
 from flows.outcomes import outcome_of_ending
@@ -89,8 +91,9 @@ def _work_on(run: Run, todo: ToDo) -> None:
         if prepared["not_runnable"]:
             settle_unscored(run, prepared, converted)
             continue
-        passed = score_conversions(run, prepared, converted)
+        passed = score_conversions(run, prepared, converted, goes_on=partial(may_be_refreshed, run.migration))
         publish_conversions(run, passed)
+        publish_conversions(run, refresh_rejected(run, pair, prepared, converted))
     crash_point(BEFORE_REPORT)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from catalogs.ledger import Fact
+from flows.journal import LATER
 from flows.states import state_of
 from flows.to_do import Item
 from tasks.border import Ended
 
 
-def outcome(item: Item, state: str, reason: str, text: str, *, traceback: str = "") -> Fact:
-    """Returns the fact that an entry has ended in a state."""
+def outcome(item: Item, state: str, reason: str, text: str, *, traceback: str = "", is_later: bool = False) -> Fact:
+    """Returns the fact that an entry has ended in a state; `is_later` where the next run has more to do about it."""
     body: dict[str, object] = {
         "work_key": item.work_key,
         "state": state,
@@ -19,7 +20,17 @@ def outcome(item: Item, state: str, reason: str, text: str, *, traceback: str = 
         "entry_id": item.found["entry"]["entry_id"],
         "name": item.name,
     }
-    return "outcome", item.key, {**body, "traceback": traceback} if traceback else body
+    if traceback:
+        body["traceback"] = traceback
+    if is_later:
+        body[LATER] = True
+    return "outcome", item.key, body
+
+
+def verdict_on(item: Item) -> tuple[str, str]:
+    """Returns the reason code of the verdict on an item's conversion, and what to say about it."""
+    reason, text = (item.judged or {})["reasons"][0]
+    return reason, f"{item.refreshed}: {text}" if item.refreshed else text
 
 
 def outcome_of_ending(item: Item, why: Ended, *, state: str | None = None) -> Fact:

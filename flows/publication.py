@@ -9,7 +9,7 @@ from catalogs.errors import NOT_PASSED, NOT_SCORED
 from catalogs.ledger import Fact
 from catalogs.provenance import conversion_record
 from flows.journal import changed
-from flows.outcomes import outcome, outcome_of_ending
+from flows.outcomes import outcome, outcome_of_ending, verdict_on
 from flows.run import Run
 from flows.stages import paired
 from flows.states import FAILED, PASSED, PUBLISHED, REJECTED
@@ -143,4 +143,4 @@ def _not_allowed(item: Item) -> Fact:
 
 
 def _verdict_on(item: Item) -> str:
-    return str((item.judged or {})["reasons"][0][1])
+    return verdict_on(item)[1]

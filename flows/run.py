@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ STOPS = (catalogs.errors.Stop, lorax.errors.Stop)
 SHOWN_NAMES = 2
 
 
+def always() -> bool:
+    """Says yes."""
+    return True
+
+
 @dataclass(slots=True)
 class Run:
     """A run in progress. Only this object writes to the ledger, and its first words are that the run has started."""
@@ -39,6 +45,8 @@ class Run:
     watcher: Watcher
     watch: Stopwatch
     has_begun: bool = False
+    refresh_seconds: float = 0.0
+    """Spent on refreshes so far, of all pairs together."""
 
     @property
     def journal(self) -> Journal:
@@ -82,37 +90,59 @@ class Run:
         size: int,
         arguments: Callable[[Sequence[Item]], dict[str, Any]],
         settle: Callable[[Sequence[Item], list[Any] | Ended], None],
-    ) -> None:
+        admits: Callable[[], bool] = always,
+    ) -> list[Item]:
         """Runs a task over shards of `items` and hands each shard's records to `settle` as soon as they are there.
 
         A shard that fails as a whole comes with the record of why instead. lorax's and catalogs' Stop end the run.
+        admits: asked before each shard begins; where it says no, it is asked again when another one has ended. Returns
+        the items of shards that never began.
         """
         if not items:
-            return
+            return []
         intervals: list[tuple[float, float]] = []
+        shards = _Shards(task, items, size=size, arguments=arguments)
         with self.watcher.stage(stage, len(items)) as bar, _ticking(stage, bar):
-            futures = self._submit(task, items, size=size, arguments=arguments)
             done = 0
-            for future in as_completed(list(futures)):
-                shard = futures[future]
+            for shard, future in shards.ended(admits):
                 settle(shard, _result(future, intervals))
                 done += len(shard)
                 bar.reach(done)
         self.watch.add_work(stage, intervals)
+        return [item for _, shard in shards.waiting for item in shard]
 
-    def _submit(
+
+class _Shards:
+    """Shards of a stage: those that wait, and those that run."""
+
+    def __init__(
         self,
         task: Task[..., Any],
         items: Sequence[Item],
         *,
         size: int,
         arguments: Callable[[Sequence[Item]], dict[str, Any]],
-    ) -> dict[PrefectFuture[Any], Sequence[Item]]:
+    ) -> None:
         parts = [items[start : start + size] for start in range(0, len(items), size)]
-        return {
-            _named(task, label_of(part, number=number, count=len(parts))).submit(**arguments(part)): part
-            for number, part in enumerate(parts, start=1)
-        }
+        self._task, self._arguments, self._count = task, arguments, len(parts)
+        self.waiting = deque(enumerate(parts, start=1))
+        self._running: dict[PrefectFuture[Any], Sequence[Item]] = {}
+
+    def ended(self, admits: Callable[[], bool]) -> Iterator[tuple[Sequence[Item], PrefectFuture[Any]]]:
+        """Begins shards as long as they are admitted and gives each that has ended, until none runs any more."""
+        while self._begin(admits):
+            for future in as_completed(list(self._running)):
+                yield self._running.pop(future), future
+                if self.waiting:
+                    break  # what has ended may have made room for another one
+
+    def _begin(self, admits: Callable[[], bool]) -> bool:
+        """Begins what is admitted; tells whether anything runs."""
+        while self.waiting and admits():
+            number, part = self.waiting.popleft()
+            label = label_of(part, number=number, count=self._count)
+            self._running[_named(self._task, label).submit(**self._arguments(part))] = part
+        return bool(self._running)
 
 
 @contextmanager

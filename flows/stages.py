@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from catalogs.ledger import Fact
 from flows.journal import changed
-from flows.outcomes import outcome, outcome_of_ending
+from flows.outcomes import outcome, outcome_of_ending, verdict_on
 from flows.run import Run
 from flows.settings import PairTable
 from flows.states import REJECTED
@@ -109,16 +109,19 @@ def group_by_pair(run: Run, items: Sequence[Item], settled: Mapping[str, Any]) -
     ]
 
 
-def prepare_plans(run: Run, pair: PairTable) -> PreparedPair | Ended:
-    """Returns the plans of a pair, its own and the controls', or why the worker that makes them failed."""
+def prepare_plans(run: Run, pair: PairTable, *, method: str | None = None) -> PreparedPair | Ended:
+    """Returns the plans of a pair, its own and the controls', or why the worker that makes them failed.
+
+    method: one to take in place of the pair's own.
+    """
     bases = {base["name"]: base for base in base_folders(run.migration)}
     prepared: PreparedPair | Ended = run.elsewhere(
         "plan",
         prepare,
         source=bases[pair.source],
         target=bases[pair.target],
-        method=pair.method,
-        settings=pair.settings,
+        method=method or pair.method,
+        settings={} if method else pair.settings,
         probe=run.migration.score.model_dump(),
         plans=str(run.folders.plans),
     )
@@ -174,11 +177,30 @@ def convert_adapters(
     return [item for item in items if item.conversion_id is not None]
 
 
-def score_conversions(run: Run, prepared: PreparedPair, items: Sequence[Item]) -> list[Item]:
-    """Scores and judges the items' conversions; returns those that passed. Figures of earlier runs are used again."""
-    probe = run.migration.scoring()
+def nothing_more(_item: Item) -> bool:
+    """Says that a conversion that does not pass is at its end."""
+    return False
+
+
+def score_conversions(
+    run: Run,
+    prepared: PreparedPair,
+    items: Sequence[Item],
+    *,
+    goes_on: Callable[[Item], bool] = nothing_more,
+    probe: Mapping[str, Any] | None = None,
+    remade: Container[str] = (),
+) -> list[Item]:
+    """Scores and judges the items' conversions; returns those that passed. Figures of earlier runs are used again.
+
+    goes_on: tells of one that did not pass whether it is left open, for a further stage to settle; probe: another one
+    than the migration's own; remade: conversions that earlier figures are not about.
+    """
+    probe = probe or run.migration.scoring()
     key = score_key(prepared, probe=probe)
-    cards = {name: body for name, body in run.journal.scores().items() if body.get("score_key") == key}
+    cards = {
+        name: body for name, body in run.journal.scores().items() if body.get("score_key") == key and name not in remade
+    }
     verdicts = run.journal.verdicts()
 
     def settle(shard: Sequence[Item], records: list[Any] | Ended) -> None:
@@ -192,8 +214,8 @@ def score_conversions(run: Run, prepared: PreparedPair, items: Sequence[Item]) -
                 facts.append(outcome_of_ending(item, record["ended"]))
                 continue
             facts += changed([("judged", name, item.judged)], verdicts)
-            if not item.judged["passed"]:
-                facts.append(outcome(item, REJECTED, *item.judged["reasons"][0]))
+            if not item.judged["passed"] and not goes_on(item):
+                facts.append(outcome(item, REJECTED, *verdict_on(item)))
         run.record(facts)
         crash_point(AFTER_SCORED)
 

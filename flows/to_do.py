@@ -29,6 +29,8 @@ class Item:
     conversion_id: str | None = None
     scored: dict[str, Any] | None = None
     judged: dict[str, Any] | None = None
+    refreshed: str = ""
+    """What a refresh did to its conversion, in words; empty where there was none."""
 
     @property
     def key(self) -> str:
@@ -104,8 +106,11 @@ def settings_identity(migration: Migration) -> str:
         for pair in migration.pairs
     ]
     values = migration.effective()
+    # Without a refresh nothing about it decides anything, and the time for all decides only which of them are later.
+    learning = {name: value for name, value in values["refresh"].items() if name != "seconds_in_all"}
     return fingerprint(
         {
+            **({"refresh": learning} if migration.refresh.allowed else {}),
             "plans": plans,
             "dialects": [pair.dialect for pair in migration.pairs],
             "bases": {name: [content_of(base.base), list(base.base.labels)] for name, base in bases.items()},

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,22 @@ class _Waiting:
     lowered: LoweredAdapter
     split: SplitAdapter
     name: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """A conversion that is to be staged: its id, how it came about, and what its files are written in.
+
+    bases: source and target, under the names that they have in the migration.
+    """
+
+    name: str
+    conversion: Conversion
+    lowered: LoweredAdapter
+    plan: Plan
+    method: str
+    bases: tuple[BaseModel, BaseModel]
+    dialect: str
 
 
 def convert_shard(
@@ -179,34 +195,54 @@ def _staged(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversio
 
 
 def _write(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion | Unsupported) -> dict[str, Any]:
-    """Writes a conversion into a draft folder and gives it its name; returns what `conversion.json` holds."""
+    """Stages what became of an adapter; returns what `conversion.json` holds."""
     if isinstance(result, Unsupported):
         raise result
+    made = Made(
+        name=waiting.name,
+        conversion=with_gains(result, waiting.split, work.target.weight),
+        lowered=waiting.lowered,
+        plan=work.plan,
+        method=work.method,
+        bases=(work.source.base, work.target.base),
+        dialect=work.spoken(waiting.lowered.adapter),
+    )
+    gains = {"gains_carried": len(waiting.split.gains)}
+    return stage(made, work.folder, entry_key=item["entry_key"], called=item["entry"]["name"], facts=gains)
+
+
+def stage(made: Made, conversions: Path, *, entry_key: str, called: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a conversion into a draft folder and gives it its name; returns what `conversion.json` holds.
+
+    called: what the catalogue calls the entry, after which the files are named; facts: what else there is to say.
+    """
     began = time.monotonic()
-    lowered, name = waiting.lowered, waiting.name
-    adapter, dialect = lowered.adapter, work.spoken(lowered.adapter)
-    moved = with_gains(result, waiting.split, work.target.weight)
-    draft = work.folder / f".{name}.{os.getpid()}"
+    adapter, moved, (source, target) = made.lowered.adapter, made.conversion, made.bases
+    draft = conversions / f".{made.name}.{os.getpid()}"
     shutil.rmtree(draft, ignore_errors=True)
     (draft / FILES).mkdir(parents=True)
     written = write_adapter_files(
         moved.adapter,
         draft / FILES,
-        dialect=dialect,
-        base=work.target.base,
-        stem=file_stem(item["entry"]["name"]),
-        metadata={"lorax_conversion_id": name, "lorax_method": work.method, "lorax_plan": work.plan.plan_id},
+        dialect=made.dialect,
+        base=target,
+        stem=file_stem(called),
+        metadata={
+            "lorax_conversion_id": made.name,
+            "lorax_method": made.method,
+            "lorax_plan": made.plan.plan_id,
+        },
     )
     shares = norm_shares(moved)
     body: dict[str, Any] = {
-        "entry_key": item["entry_key"],
+        "entry_key": entry_key,
         "adapter_id": adapter_id(adapter),
         "weights_sha256": adapter.weights_sha256,
-        "plan_id": work.plan.plan_id,
-        "method": work.method,
-        "source": work.source.base.name,
-        "target": work.target.base.name,
-        "dialect": dialect,
+        "plan_id": made.plan.plan_id,
+        "method": made.method,
+        "source": source.name,
+        "target": target.name,
+        "dialect": made.dialect,
         "weights_sha256_out": written[0].weights_sha256,
         "files": [
             {"name": file.path.relative_to(draft / FILES).as_posix(), "sha256": file.sha256, "size": file.size}
@@ -214,18 +250,18 @@ def _write(work: _Work, item: ConvertItem, waiting: _Waiting, result: Conversion
         ],
         "kept_norm": shares.kept,
         "dropped_norm_share": shares.dropped,
-        "approximated_norm_share": lowered.lost_share() if lowered.lost else 0.0,
-        "approximated_sites": {str(site): lost for site, lost in lowered.lost.items()},
-        "gains_carried": len(waiting.split.gains),
+        "approximated_norm_share": made.lowered.lost_share() if made.lowered.lost else 0.0,
+        "approximated_sites": {str(site): lost for site, lost in made.lowered.lost.items()},
         "sites_total": len(moved.sites),
         "sites_mapped": moved.sites_mapped,
         "dropped_sites": [asdict(site) for site in moved.sites if site.target is None],
         "seconds": round(time.monotonic() - began, 3),
+        **facts,
     }
     (draft / RECORD).write_text(json.dumps(body))
     for folder in (draft / FILES, draft):
         sync_folder(folder)
-    draft.rename(work.folder / name)
+    draft.rename(conversions / made.name)
     return body
 
 

@@ -15,6 +15,8 @@ AFTER_CONVERSION_STAGED = "after-conversion-staged"
 AFTER_CONVERTED = "after-converted"
 AFTER_SCORING = "after-scoring"
 AFTER_SCORED = "after-scored"
+AFTER_REFRESH_STAGED = "after-refresh-staged"
+AFTER_REFRESHED = "after-refreshed"
 AFTER_RELEASE_BUILT = "after-release-built"
 AFTER_INTENT = "after-intent"
 AFTER_HUB_PUBLISHED = "after-hub-published"
@@ -41,6 +43,9 @@ CRASH_POINTS = (
     BEFORE_RUN_FINISHED,
 )
 """In the order in which a run passes them."""
+
+REFRESH_POINTS = (AFTER_REFRESH_STAGED, AFTER_REFRESHED)
+"""Between scoring and releases, where conversions are refreshed."""
 
 VARIABLE = "LORAX_CRASH_POINT"
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from tasks import crash_points
-from tasks.crash_points import CRASH_POINTS, VARIABLE, crash_point
+from tasks.crash_points import CRASH_POINTS, REFRESH_POINTS, VARIABLE, crash_point
+
+ALL = (*CRASH_POINTS, *REFRESH_POINTS)
 
 
-@pytest.mark.parametrize("name", CRASH_POINTS)
+@pytest.mark.parametrize("name", ALL)
 def test_they_do_nothing_unless_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     crash_point(name)
@@ -31,11 +33,13 @@ def test_the_one_that_is_asked_for_kills(repository: Path) -> None:
 
 
 def test_each_is_used_at_exactly_one_place(repository: Path) -> None:
-    names = {name for name, value in vars(crash_points).items() if value in CRASH_POINTS and name.isupper()}
+    names = {
+        name for name, value in vars(crash_points).items() if isinstance(value, str) and value in ALL and name.isupper()
+    }
     used: list[str] = []
     for folder in ("tasks", "flows"):
         for path in (repository / folder).glob("*.py"):
             calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
             used += [ast.unparse(call.args[0]) for call in calls if ast.unparse(call.func) == "crash_point"]
     assert sorted(used) == sorted(names)
-    assert len(names) == len(CRASH_POINTS)
+    assert len(names) == len(ALL)
