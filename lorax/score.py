@@ -46,7 +46,7 @@ class ScoreBench:
         self.source, self.target = source, target
         self.settings, self.score_settings = settings, score
         self.encoders, self.batch = dict(encoders or {}), batch
-        self._looks: dict[tuple[str, str], Mapping[str, Look]] = {}
+        self._looks: dict[Hashable, Mapping[str, Look]] = {}
         self._memory = Memory(_MOST_KEPT)
 
     @classmethod
@@ -109,13 +109,16 @@ class ScoreBench:
         scene = self._scene(adapter, probe, examples)
         found: dict[str, dict[str, Tensor]] = {name: {} for name in (*candidates, ZERO)}
         for view in (view for view in VIEWS.values() if view.name in views):
-            scorers = [scorer for scorer in SCORERS.values() if scorer.view == view.name]
+            scorers = self._scorers(view)
             for name, look in (self._opened(view, scene) if scorers else {}).items():
-                key = (name, probe.identity()) if view.shared else None
+                key = (name, probe.identity(), self.score_settings) if view.shared else None
                 for candidate, terms in self._seen(look, scorers, adapter, candidates, key).items():
                     suffix = name.removeprefix(view.name)
                     found[candidate] |= {f"{scorer}{suffix}": each for scorer, each in terms.items()}
         return Tally(found)
+
+    def _scorers(self, view: View) -> list[Scorer]:
+        return [each for each in SCORERS.values() if each.view == view.name and self.source.kind in each.kinds]
 
     def _scene(self, adapter: Adapter, probe: ProbeSettings, examples: Sequence[str]) -> Scene:
         del examples
@@ -134,7 +137,7 @@ class ScoreBench:
         """Returns the looks of a view; those that every adapter shares are opened once."""
         if not view.shared:
             return view.open(scene)
-        key = (view.name, scene.probe.identity())
+        key = (view.name, scene.probe.identity(), scene.settings)
         if key not in self._looks:
             self._looks[key] = view.open(scene)
         return self._looks[key]

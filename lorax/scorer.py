@@ -55,13 +55,19 @@ class Anchors:
         return self.geometry.inner(self[ADAPTED], first, second)
 
 
+def _always(_sums: Tensor) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
     """One figure of a score card.
 
     view: what it looks at, by name. `terms(anchors, candidate)` gives k sums per row, (rows, k), NaN in no entry for
     outputs that are finite; `figure` turns summed terms (..., k) into the figure (...). Kept apart so that the
-    bootstrap only re-adds samples, and that more samples can be added later.
+    bootstrap only re-adds samples, and that more samples can be added later. kinds: of models that it is made for;
+    `defined(sums)`: whether the sums per sample (samples, k) are enough for it to mean anything: it is left out where
+    they are not, for every candidate alike.
     """
 
     name: str
@@ -71,6 +77,8 @@ class Scorer:
     higher_is_better: bool
     terms: Callable[[Anchors, Tensor], Tensor]
     figure: Callable[[Tensor], Tensor]
+    kinds: tuple[str, ...] = ("diffusion", "language")
+    defined: Callable[[Tensor], bool] = _always
 
 
 def measure(scorer: Scorer, anchors: Anchors, *, candidate: Tensor, group: Tensor) -> Figure:

@@ -39,11 +39,8 @@ class Tally:
         return max((len(own[LEADING]) for own in self.sums.values() if LEADING in own), default=0)
 
     def figures(self) -> dict[str, dict[str, Figure]]:
-        """Returns every figure with its interval."""
-        return {
-            candidate: {name: interval(SCORERS[scorer_of(name)].figure, sums) for name, sums in own.items()}
-            for candidate, own in self.sums.items()
-        }
+        """Returns every figure with its interval, but for those that mean nothing on these samples."""
+        return {candidate: _figures(own) for candidate, own in self.sums.items()}
 
     def margins(self) -> dict[str, Figure]:
         """Returns by how much the leading figure of the conversion exceeds each rival's, on the same samples."""
@@ -61,6 +58,11 @@ class Tally:
             for name, sums in self.sums.items()
             if name != CONVERTED
         }
+
+
+def _figures(own: Mapping[str, Tensor]) -> dict[str, Figure]:
+    scorers = {name: SCORERS[scorer_of(name)] for name in own}
+    return {name: interval(scorers[name].figure, sums) for name, sums in own.items() if scorers[name].defined(sums)}
 
 
 def _added(own: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str, Tensor]:
