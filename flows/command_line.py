@@ -115,6 +115,20 @@ def trace(
 
 
 @app.command()
+def explain(
+    wanted: Annotated[
+        str, typer.Argument(metavar="ADAPTER|FILE|ID", help="An adapter's name, a file of the catalogue, or any id.")
+    ],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell in words why an adapter was rejected, or ended as it did, and what one can do."""
+    from flows.explaining import show_explanation
+
+    _guarded(lambda: show_explanation(wanted, data, as_json=as_json))
+
+
+@app.command()
 def inspect(
     path: Annotated[
         Path,
