@@ -91,7 +91,7 @@ def show_explanation(wanted: str, data: Path | None, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
         return
     console = console_for(sys.stdout)
-    _print(console, explanation)
+    print_explanation(console, explanation)
     if reader.is_snapshot:
         console.print(SNAPSHOT_NOTE, style="dim")
 
@@ -203,7 +203,8 @@ def _others(account: Account) -> Iterator[str]:
         yield f"conversion {made.conversion_id[:12]} by {made.method} to {made.target}{gain}{ended}"
 
 
-def _print(console: Console, explanation: Explanation) -> None:
+def print_explanation(console: Console, explanation: Explanation) -> None:
+    """Prints an explanation: wrapped and coloured on a terminal, one line for each thing said elsewhere."""
     account = explanation.account
     style = STYLES[account.standing.state] if account.standing else "bold"
     console.print(Text(explanation.headline, style=style), soft_wrap=not console.is_terminal)

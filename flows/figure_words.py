@@ -19,6 +19,13 @@ _MEANINGS: Mapping[str, str] = {
     "drift": "change of {target} on neutral prompts, beside the size of its output there (less is better)",
 }
 """What figures mean for people; others go by their names."""
+_WORDS: Mapping[str, str] = {
+    "catalogue": "the catalogue's examples",
+    "trigger words": "its trigger words",
+    "dataset": "words of its training set",
+    "neutral": "neutral prompts",
+}
+"""Where prompts came from, in the words of people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +83,8 @@ def measured_words(account: Account) -> Iterator[str]:
         yield from _margins(account, thresholds)
         yield from _other_figures(account, thresholds)
     if account.samples:
-        words = f", for prompts in words of the {' and the '.join(account.words)}" if account.words else ""
-        yield f"all of this on {account.samples} samples{words}"
+        words = ", ".join(_WORDS.get(word, word) for word in dict.fromkeys(account.words))
+        yield f"all of this on {account.samples} samples" + (f", drawn for {words}" if words else "")
     yield from _lost(account)
 
 
