@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -74,6 +74,7 @@ def render_card(
         preview_name=preview_name,
         writes_text=writes_text,
         permissions=_permissions(record),
+        learnt=_learnt(record),
         rows=_rows(record),
         figures=_figure_names(record),
     )
@@ -119,6 +120,16 @@ def _permissions(record: ConversionRecord) -> list[tuple[str, str]]:
         ("Use without credit", said[terms.allow_no_credit]),
         ("Other permissions for derivatives", said[terms.allow_different_licence]),
     ]
+
+
+def _learnt(record: ConversionRecord) -> str:
+    """Returns what a refresh did in words; empty where there was none."""
+    if not record.refresh:
+        return ""
+    gain = record.refresh.get("divergence_gain")
+    ends = [gain.get(name) for name in ("before", "after")] if isinstance(gain, Mapping) else [None]
+    reached = "" if None in ends else f"; divergence gain on others of them {ends[0]:.2f} before, {ends[1]:.2f} after"
+    return f"{record.refresh.get('steps')} steps on samples that the source adapter drew itself{reached}"
 
 
 def _figure_names(record: ConversionRecord) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, cast
 
@@ -40,7 +40,8 @@ class ConversionRecord:
     """Everything that is known about one conversion, as the ledger has it.
 
     `dialect` and `dtype` are those of the files that were written. Fingerprints and sha256 are hex; `figures` maps
-    candidate, figure to value, low, high; times are ISO, UTC.
+    candidate, figure to value, low, high; times are ISO, UTC. `refreshed_from` and `refresh` say which conversion a
+    refresh went on from and what it did; empty where there was none, and then the plan did all.
     """
 
     conversion_id: str
@@ -73,6 +74,13 @@ class ConversionRecord:
     started_at: str
     converted_at: str
     ledger_head: Head
+    refreshed_from: str = ""
+    refresh: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def made_by(self) -> str:
+        """The method, and for a refresh what it started from."""
+        return f"{self.method} (from {self.refresh.get('started_from')})" if self.refresh else self.method
 
 
 def conversion_record(ledger: Asked, conversion_id: str) -> ConversionRecord:
@@ -120,6 +128,8 @@ def conversion_record(ledger: Asked, conversion_id: str) -> ConversionRecord:
         started_at=str(started["recorded_at"]) if started else "",
         converted_at=str(converted["recorded_at"]),
         ledger_head=Head(cast("int", head["sequence"]), str(head["hash"])),
+        refreshed_from=str(body.get("refreshed_from") or ""),
+        refresh=_object(body.get("refresh")),
     )
 
 
@@ -228,8 +238,16 @@ def _byproducts(record: ConversionRecord) -> list[dict[str, object]]:
         {"name": "transfer", "annotations": transfer},
         {"name": "score card", "annotations": {"probe_id": record.probe_id, "figures": record.figures}},
         {"name": "verdict", "annotations": verdict},
+        *_refresh(record),
         {"name": "ledger", "annotations": head},
     ]
+
+
+def _refresh(record: ConversionRecord) -> list[dict[str, object]]:
+    """Returns what was learnt beyond the plan; nothing where nothing was."""
+    if not record.refresh:
+        return []
+    return [{"name": "refresh", "annotations": {"refreshed_from": record.refreshed_from, **record.refresh}}]
 
 
 def _latest(ledger: Asked, kind: str, subject: str) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 publication <- verdict <- scores <- conversion <- plan
                                                <- adapter <- stored file <- entry
+                                               <- refresh, where there was one <- the conversion before it
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from catalogs.store import sha256_file
 
 SHORTEST_ID: Final = 6
 SHOWN_CANDIDATES: Final = 8
+SHOWN_OF_A_REFRESH: Final = (
+    *("started_from", "starts", "divergence_gain", "drift", "allowed_drift"),
+    *("steps", "seconds", "out_of_time", "limits", "seed"),
+)
 
 Row = Mapping[str, object]
 
@@ -184,9 +189,37 @@ def _conversion_node(reader: Reader, conversion_id: str) -> TraceNode:
         facts = (("score", "none, and nothing is published without one"), *facts)
     if lost := _lost_sites(row["dropped_sites"]):
         facts = (*facts, ("sites without a home", lost))
+    refresh = _refresh_nodes(reader, conversion_id)
     plan = _plan_node(reader, str(row["plan_id"]))
     adapter = _adapter_node(reader, str(row["entry_key"]), str(row["weights_sha256"]))
-    return TraceNode("conversion", conversion_id, facts, (plan, adapter))
+    return TraceNode("conversion", conversion_id, facts, (*refresh, plan, adapter))
+
+
+def _refresh_nodes(reader: Reader, conversion_id: str) -> tuple[TraceNode, ...]:
+    """Returns what a conversion learnt, where it was refreshed, and why the one before it did not do."""
+    (row,) = reader.rows(
+        "SELECT body->>'$.refreshed_from' AS earlier, body->'$.refresh' AS refresh FROM event "
+        "WHERE kind = 'converted' AND subject = ? ORDER BY sequence DESC LIMIT 1",
+        [conversion_id],
+    )
+    told = _value(row["refresh"])
+    if not isinstance(told, dict):
+        return ()
+    facts = tuple((name.replace("_", " "), told[name]) for name in SHOWN_OF_A_REFRESH if name in told)
+    earlier = str(row["earlier"] or "")
+    nodes = (_earlier_node(reader, earlier),) if earlier else ()
+    return (TraceNode("refresh", f"from {told.get('started_from')}", facts, nodes),)
+
+
+def _earlier_node(reader: Reader, conversion_id: str) -> TraceNode:
+    """Returns a conversion that a refresh went on from, in short: what it was made from is shown beside it."""
+    (row,) = reader.rows(
+        "SELECT any_value(conversions.method) AS method, any_value(verdicts.reasons) AS reasons, "
+        "any_value(verdicts.judged_at) AS judged_at FROM conversions LEFT JOIN verdicts "
+        "ON verdicts.conversion_id = conversions.conversion_id WHERE conversions.conversion_id = ?",
+        [conversion_id],
+    )
+    return TraceNode("conversion before", conversion_id, _facts(row, "method", "reasons", "judged_at"))
 
 
 def _lost_sites(value: object) -> list[str]:

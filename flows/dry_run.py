@@ -142,6 +142,9 @@ def _would_convert(
         steps.append("an earlier run has converted it")
         if find_published([name], **hub_of(look.migration, look.folders)):
             steps.append("it is on the hub")
+    if look.migration.refresh.allowed:
+        longest = look.migration.refresh.seconds_per_adapter
+        steps.append(f"would be refreshed for up to {longest:g} s where the gate does not open")
     if not item.found["decision"]["publish"]:
         steps.append("would not be published: " + "; ".join(text for _, text in item.found["decision"]["reasons"]))
     if unfit := not_runnable(look.migration, pair):

@@ -1,5 +1,6 @@
 """What the gate does not let through goes to `refresh`, where the migration allows it, and is scored once more.
 
+So does what the pair's method could not convert at all because it would harm, or because no shape fits.
 The second score is taken on samples that the refresh has never seen: of another seed than the migration's own, which
 refreshes draw by, so that neither what was learnt from nor what the best state was chosen by is scored on.
 """
@@ -15,7 +16,7 @@ from flows.outcomes import outcome, outcome_of_ending, verdict_on
 from flows.run import Run
 from flows.settings import Migration, PairTable
 from flows.stages import paired, prepare_plans, score_conversions
-from flows.states import REJECTED
+from flows.states import REJECTED, state_of
 from flows.to_do import Item, base_folders
 from tasks.border import TRY_LATER, UNEXPECTED, Ended
 from tasks.crash_points import AFTER_REFRESHED, crash_point
@@ -29,11 +30,20 @@ OTHER_CHANCE = 500_009
 BEYOND_REPAIR = frozenset({"gate-non-finite"})
 """Reasons of a verdict that no refresh can mend: outputs that are no numbers teach nothing."""
 
+WITHOUT_A_PLAN = frozenset({"would-harm", "no-common-site"})
+"""Reasons why an adapter was not converted that hold for plans only: a refresh starts from nothing where it has to."""
 
-def may_be_refreshed(migration: Migration, item: Item) -> bool:
-    """Tells of a conversion that did not pass, failed or uncertain, whether a refresh is allowed and could mend it."""
-    reasons = {reason for reason, _ in (item.judged or {}).get("reasons", ())}
-    return migration.refresh.allowed and not reasons & BEYOND_REPAIR
+
+def may_be_refreshed(migration: Migration, prepared: PreparedPair, item: Item) -> bool:
+    """Tells of an item that did not pass, or was not converted, whether a refresh is allowed and could mend it.
+
+    Not where a base cannot be run. A verdict that is uncertain counts as one that failed.
+    """
+    if not migration.refresh.allowed or prepared["not_runnable"]:
+        return False
+    if item.ended is not None:
+        return item.ended.reason in WITHOUT_A_PLAN
+    return item.judged is not None and not {reason for reason, _ in item.judged["reasons"]} & BEYOND_REPAIR
 
 
 def refresh_rejected(run: Run, pair: PairTable, prepared: PreparedPair, items: Sequence[Item]) -> list[Item]:
@@ -44,7 +54,7 @@ def refresh_rejected(run: Run, pair: PairTable, prepared: PreparedPair, items: S
     waiting = [
         item
         for item in items
-        if item.judged is not None and not item.judged["passed"] and may_be_refreshed(run.migration, item)
+        if not (item.judged or {}).get("passed") and may_be_refreshed(run.migration, prepared, item)
     ]
     if not waiting:
         return []
@@ -133,7 +143,7 @@ class _Refreshing:
             if known.get(name, {}).get("weights_sha256_out") != body["weights_sha256_out"]:
                 facts.append(("converted", name, {**body, "entry_key": item.key}))
                 self.remade.add(name)
-            item.conversion_id, item.refreshed = name, told(body["refresh"])
+            item.conversion_id, item.refreshed, item.ended = name, told(body["refresh"]), None
             self.refreshed.append(item)
         self.run.record(facts)
         crash_point(AFTER_REFRESHED)
@@ -147,25 +157,29 @@ def told(facts: Mapping[str, Any]) -> str:
 
 def _to_refresh(item: Item) -> RefreshItem:
     return RefreshItem(
-        entry_key=item.key,
-        entry=item.found["entry"],
-        files=item.files,
-        conversion_id=str(item.conversion_id),
+        entry_key=item.key, entry=item.found["entry"], files=item.files, conversion_id=item.conversion_id
     )
 
 
+def _without(item: Item) -> tuple[str, str, str]:
+    """State, reason and words of an item that no refresh has changed anything about."""
+    if item.ended is not None:
+        return state_of(item.ended), item.ended.reason, item.ended.text
+    return (REJECTED, *verdict_on(item))
+
+
 def _not_refreshed(item: Item, why: Ended) -> Fact:
-    """The verdict stands, unless what went wrong may work another time."""
+    """What was said before stands, unless what went wrong may work another time."""
     if why.family in {TRY_LATER, UNEXPECTED}:
         return outcome_of_ending(item, why)
-    reason, text = verdict_on(item)
-    return outcome(item, REJECTED, reason, f"{text}; could not be refreshed: {why.text} ({why.reason})")
+    state, reason, text = _without(item)
+    return outcome(item, state, reason, f"{text}; could not be refreshed: {why.text} ({why.reason})")
 
 
 def _later(migration: Migration, item: Item) -> Fact:
-    reason, text = verdict_on(item)
+    state, reason, text = _without(item)
     spent = f"the {migration.refresh.seconds_in_all:g} s of [refresh] seconds_in_all are spent, the next run goes on"
-    return outcome(item, REJECTED, reason, f"{text}; not refreshed yet: {spent}", is_later=True)
+    return outcome(item, state, reason, f"{text}; not refreshed yet: {spent}", is_later=True)
 
 
 def _tell(run: Run, stage: _Refreshing, later: Sequence[Item]) -> None:

@@ -87,13 +87,14 @@ def _work_on(run: Run, todo: ToDo) -> None:
         if isinstance(prepared, Ended):
             run.record([outcome_of_ending(item, prepared) for item in items])
             continue
-        converted = convert_adapters(run, prepared, items, dialect=pair.dialect)
+        goes_on = partial(may_be_refreshed, run.migration, prepared)
+        converted = convert_adapters(run, prepared, items, dialect=pair.dialect, goes_on=goes_on)
         if prepared["not_runnable"]:
             settle_unscored(run, prepared, converted)
             continue
-        passed = score_conversions(run, prepared, converted, goes_on=partial(may_be_refreshed, run.migration))
+        passed = score_conversions(run, prepared, converted, goes_on=goes_on)
         publish_conversions(run, passed)
-        publish_conversions(run, refresh_rejected(run, pair, prepared, converted))
+        publish_conversions(run, refresh_rejected(run, pair, prepared, items))
     crash_point(BEFORE_REPORT)
 
 

@@ -22,6 +22,8 @@ def outcome(item: Item, state: str, reason: str, text: str, *, traceback: str = 
     }
     if traceback:
         body["traceback"] = traceback
+    if item.refreshed:
+        body["refreshed"] = item.refreshed
     if is_later:
         body[LATER] = True
     return "outcome", item.key, body

@@ -140,12 +140,23 @@ def prepare_plans(run: Run, pair: PairTable, *, method: str | None = None) -> Pr
     return prepared
 
 
+def nothing_more(_item: Item) -> bool:
+    """Says that an item that does not go on to the next stage is at its end."""
+    return False
+
+
 def convert_adapters(
-    run: Run, prepared: PreparedPair, items: Sequence[Item], *, dialect: str | None = None
+    run: Run,
+    prepared: PreparedPair,
+    items: Sequence[Item],
+    *,
+    dialect: str | None = None,
+    goes_on: Callable[[Item], bool] = nothing_more,
 ) -> list[Item]:
     """Converts the items with the pair's plan; returns those that have a staged conversion.
 
-    dialect: what they are written in; None for the one that each adapter came in.
+    dialect: what they are written in; None for the one that each adapter came in; goes_on: tells of an item without a
+    conversion whether it is left open, for a further stage to settle.
     """
     known = run.journal.conversions()
 
@@ -154,7 +165,8 @@ def convert_adapters(
         for item, record in paired(shard, records):
             item.conversion_id = record.get("conversion_id")
             if item.conversion_id is None:
-                facts.append(outcome_of_ending(item, record["ended"]))
+                item.ended = record["ended"]
+                facts += [] if goes_on(item) else [outcome_of_ending(item, record["ended"])]
             elif item.conversion_id not in known:
                 facts.append(("converted", item.conversion_id, {**record["body"], "entry_key": item.key}))
         run.record(facts)
@@ -175,11 +187,6 @@ def convert_adapters(
         settle=settle,
     )
     return [item for item in items if item.conversion_id is not None]
-
-
-def nothing_more(_item: Item) -> bool:
-    """Says that a conversion that does not pass is at its end."""
-    return False
 
 
 def score_conversions(

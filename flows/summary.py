@@ -30,7 +30,10 @@ PLAIN_WIDTH = 120
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry: its state with the reason, and its divergence gains by candidate where it was scored."""
+    """One entry: its state with the reason, and its divergence gains by candidate where it was scored.
+
+    refreshed: what a refresh did, in words; empty where there was none.
+    """
 
     entry_key: str
     name: str
@@ -38,6 +41,7 @@ class Row:
     reason: str
     text: str
     gains: dict[str, float | None]
+    refreshed: str = ""
 
 
 def rows_of(journal: Journal, work_keys: Sequence[tuple[str, str]]) -> list[Row]:
@@ -55,9 +59,13 @@ def counts_of(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def print_summary(console: Console, rows: Sequence[Row]) -> None:
-    """Prints the table of all entries and the counts per state."""
+    """Prints the table of all entries and the counts per state, of refreshed ones apart."""
     console.print(_table(rows))
     print_counts(console, rows)
+    refreshed = [row for row in rows if row.refreshed]
+    if refreshed:
+        found = ", ".join(f"{count} {state}" for state, count in counts_of(refreshed).items() if count)
+        console.print(f"{len(refreshed)} of them refreshed: {found}")
 
 
 def print_counts(console: Console, rows: Sequence[Row]) -> None:
@@ -90,7 +98,8 @@ def console_for(stream: IO[str], *, plain_width: int = PLAIN_WIDTH) -> Console:
 def _row(entry_key: str, body: dict[str, Any], scores: dict[str, dict[str, Any]]) -> Row:
     figures = scores.get(str(body["conversion_id"]), {}).get("figures", {})
     gains = {name: figures[name].get(FIGURE, {}).get("value") for name in CANDIDATES if name in figures}
-    return Row(entry_key, str(body["name"]), body["state"], body["reason"], str(body["text"]), gains)
+    refreshed = str(body.get("refreshed", ""))
+    return Row(entry_key, str(body["name"]), body["state"], body["reason"], str(body["text"]), gains, refreshed)
 
 
 def _table(rows: Sequence[Row]) -> Table:

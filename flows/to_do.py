@@ -13,6 +13,7 @@ from flows.settings import Migration, fingerprint
 from lorax.plan import content_of
 from lorax.prepare import key_for
 from tasks.bases import BaseFolder, open_base
+from tasks.border import Ended
 from tasks.planning import probe_settings
 from tasks.publishing import find_published
 from tasks.survey import Found, FoundFile, survey_catalogue
@@ -29,6 +30,8 @@ class Item:
     conversion_id: str | None = None
     scored: dict[str, Any] | None = None
     judged: dict[str, Any] | None = None
+    ended: Ended | None = None
+    """Why it has no conversion."""
     refreshed: str = ""
     """What a refresh did to its conversion, in words; empty where there was none."""
 

@@ -29,7 +29,7 @@ from lorax.write import dialect_for
 from tasks.bases import BaseFolder, candidates, open_base
 from tasks.benches import ScoreTask, pool_of
 from tasks.border import Ended, attempt
-from tasks.conversion import Made, find_staged, stage
+from tasks.conversion import Made, find_staged, identity, stage
 from tasks.crash_points import AFTER_REFRESH_STAGED, crash_point
 from tasks.device import device
 from tasks.planning import PreparedPair, PreparedPlan, probe_settings
@@ -42,12 +42,12 @@ ZERO = "zero"
 
 
 class RefreshItem(TypedDict):
-    """A staged conversion that did not pass, and the source adapter that it came from."""
+    """A source adapter, and its staged conversion that did not pass; None where the pair's method gave none."""
 
     entry_key: str
     entry: dict[str, Any]
     files: list[FoundFile]
-    conversion_id: str
+    conversion_id: str | None
 
 
 class Refreshed(TypedDict):
@@ -73,6 +73,7 @@ class _Work:
     target: Checkpoint
     folders: tuple[str, str]
     settings: RefreshSettings
+    limits: dict[str, Any]
     conversions: Path
     dialect: str | None
 
@@ -101,6 +102,7 @@ def refresh_shard(
         target=open_base(folders[pair["target"]]),
         folders=(folders[pair["source"]]["path"], folders[pair["target"]]["path"]),
         settings=RefreshSettings(probe_settings(probe), **limits),
+        limits=dict(limits),
         conversions=Path(conversions),
         dialect=dialect,
     )
@@ -108,18 +110,29 @@ def refresh_shard(
 
 
 def _refresh(work: _Work, item: RefreshItem) -> Refreshed:
-    name = refreshed_name(item["conversion_id"], work.settings)
+    began = time.monotonic()
+    rejected = item["conversion_id"]
+    earlier = attempt(lambda: _would_be(work, item)) if rejected is None else rejected
+    if isinstance(earlier, Ended):
+        return _record(item, seconds=time.monotonic() - began, why=earlier)
+    name = refreshed_name(earlier, work.settings)
     staged = find_staged(work.conversions, name)
     if staged is not None:
         tick(REFRESH)
         return _record(item, name=name, body=staged)
-    began = time.monotonic()
     body = attempt(lambda: _make(work, item, name))
     seconds = time.monotonic() - began
     if isinstance(body, Ended):
         return _record(item, seconds=seconds, why=body)
     crash_point(AFTER_REFRESH_STAGED)
     return _record(item, name=name, body=body, seconds=seconds)
+
+
+def _would_be(work: _Work, item: RefreshItem) -> str:
+    """Returns the id that the conversion by the pair's method would have, had there been one."""
+    adapter = read_stored(item["files"], item["entry"], work.known)
+    plan = open_plan(next(iter(work.plans.values()))["path"])
+    return identity(adapter, plan, work.target.base, dialect=work.dialect or dialect_for(adapter))
 
 
 def _make(work: _Work, item: RefreshItem, name: str) -> dict[str, Any]:
@@ -139,7 +152,7 @@ def _make(work: _Work, item: RefreshItem, name: str) -> dict[str, Any]:
     )
     facts = {
         "refreshed_from": item["conversion_id"],
-        "refresh": found.facts(),
+        "refresh": {**found.facts(), "limits": work.limits, "seed": work.settings.probe.seed},
         "seconds": round(time.monotonic() - began, 3),
     }
     return stage(made, work.conversions, entry_key=item["entry_key"], called=item["entry"]["name"], facts=facts)

@@ -41,10 +41,13 @@ divergence_gain = 0.3
 """A gate that no copy comes through, and that a refresh of a hundred steps does."""
 
 
-def make_strangers(folder: Path, names: Sequence[str] = ("loud", "plain")) -> SmallWorld:
-    """Writes two bases, an adapter for each name, and settings without a refresh into `folder`."""
+def make_strangers(folder: Path, names: Sequence[str] = ("loud", "plain"), *, target_width: int = 16) -> SmallWorld:
+    """Writes two bases, an adapter for each name, and settings without a refresh into `folder`.
+
+    target_width: another one than 16 for a target that no update of the source fits.
+    """
     source = make_text_base(folder / "bases" / SOURCE, seed=1)
-    make_text_base(folder / "bases" / TARGET, seed=3)
+    make_text_base(folder / "bases" / TARGET, seed=3, width=target_width)
     base = open_checkpoint(source, name=SOURCE).base
     base = dataclasses.replace(base, labels=(f"someone/{SOURCE}",))
     card = yaml.safe_dump({"license": "apache-2.0", "base_model": f"someone/{SOURCE}"})
