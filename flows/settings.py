@@ -91,6 +91,11 @@ class ScoreTable(Table):
     questions: str = Field(
         default="", description="File of prompts, one a line, to be answered word for word as source and adapter do."
     )
+    harness: tuple[str, ...] = Field(
+        default=(), description="Tasks of lm-evaluation-harness, where it is installed: `task` or `task:metric`."
+    )
+    harness_tasks: str = Field(default="", description="Folder with further task files for it.")
+    harness_limit: int = Field(default=0, ge=0, description="Questions per task; 0 asks all.")
     rounds: int = Field(
         default=2, ge=0, le=6, description="How often the samples are doubled while the verdict is uncertain."
     )
@@ -100,7 +105,7 @@ class EncoderTable(Table):
     """A model that sees pictures as points: figures of likeness, style, diversity and taste come from it."""
 
     kind: str = Field(description="Kind of encoder: see docs/scoring.md.")
-    path: Path = Field(description="Its folder.")
+    path: str = Field(description="Its folder, or hub:owner/name@revision.")
 
 
 class Thresholds(Table):
@@ -246,18 +251,26 @@ def _resolved(migration: Migration, folder: Path) -> Migration:
         for name, base in migration.bases.items()
     }
     catalogue = migration.catalogue.model_copy(update={"path": _absolute(migration.catalogue.path, folder)})
-    texts = {name: getattr(migration.score, name) for name in ("text", "predict", "questions")}
+    texts = {name: getattr(migration.score, name) for name in ("text", "predict", "questions", "harness_tasks")}
     found = {name: str(_absolute(Path(text), folder)) for name, text in texts.items() if text}
     score = migration.score.model_copy(update=found)
     encoders = {
-        name: encoder.model_copy(update={"path": _absolute(encoder.path, folder)})
+        name: encoder.model_copy(update={"path": str(_absolute(Path(encoder.path), folder))})
+        if not encoder.path.startswith("hub:")
+        else encoder
         for name, encoder in migration.encoders.items()
     }
     hub = migration.hub
     if not hub.path.startswith("{data}"):
         hub = hub.model_copy(update={"path": str(_absolute(Path(hub.path), folder))})
     return migration.model_copy(
-        update={"bases": bases, "catalogue": catalogue, "score": score, "encoders": encoders, "hub": hub}
+        update={
+            "bases": bases,
+            "catalogue": catalogue,
+            "score": score,
+            "encoders": {**migration.encoders, **encoders},
+            "hub": hub,
+        }
     )
 
 

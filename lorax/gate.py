@@ -11,22 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lorax.gate_reasons import GATE_REASONS
 from lorax.score_card import CONVERTED, ScoreCard
 from lorax.scorer import Figure
 
 FIGURE = "divergence_gain"
 Outcome = Literal["pass", "fail", "uncertain"]
 
-GATE_REASONS: dict[str, str] = {
-    "gate-passed": "Every threshold of the gate was met.",
-    "gate-non-finite": "A figure of the conversion is not a number, so its output is not either.",
-    "gate-divergence-gain": "The divergence gain lies under the gate's threshold.",
-    "gate-not-better-than-nothing": "The conversion brings the target no nearer to what the adapter did at home.",
-    "gate-not-better-than-random": "The conversion is not clearly better than a random update of the same size.",
-    "gate-worse-than-copy": "Renaming the file would have served better: plain copy scores higher.",
-    "gate-figure": "A figure misses the threshold that the migration sets for it.",
-    "gate-uncertain": "The samples that the budget allows do not tell whether every threshold is met.",
-}
+__all__ = ["GATE_REASONS", "GateSettings", "Verdict", "judge"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def score_and_judge(
     """
     tally = bench.tally(adapter, candidates, examples=examples)
     for number in range(bench.score_settings.rounds + 1):
-        card = bench.card(adapter, tally, fingerprints=fingerprints)
+        card = bench.card(adapter, tally, fingerprints=fingerprints, examples=examples)
         verdict = judge(card, gate)
         if verdict.outcome != "uncertain" or number == bench.score_settings.rounds:
             return card, verdict

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorax.adapter import Adapter
-from lorax.diffusion_model import DiffusionModel, noise_for
 from lorax.encoder import Encoder
 from lorax.errors import Stop
 from lorax.load_model import load_pair
-from lorax.probe import ProbeSettings, prompts_for
+from lorax.own_words import OwnPrompts, own_prompts
+from lorax.picture_model import PictureModel, noise_for
+from lorax.probe import ProbeSettings
 from lorax.running_model import RunningModel
 from lorax.score_card import ScoreCard
 from lorax.score_settings import ScoreSettings
@@ -66,7 +68,7 @@ class ScoreBench:
     @property
     def draws_pictures(self) -> bool:
         """Tells whether `images` can be asked for."""
-        return isinstance(self.source, DiffusionModel)
+        return isinstance(self.source, PictureModel)
 
     def score(
         self,
@@ -80,17 +82,26 @@ class ScoreBench:
 
         adapter: of the source; examples: prompts that its catalogue shows it with.
         """
-        return self.card(adapter, self.tally(adapter, candidates, examples=examples), fingerprints=fingerprints)
+        tally = self.tally(adapter, candidates, examples=examples)
+        return self.card(adapter, tally, fingerprints=fingerprints, examples=examples)
 
-    def card(self, adapter: Adapter, tally: Tally, *, fingerprints: Sequence[str] = ()) -> ScoreCard:
+    def card(
+        self, adapter: Adapter, tally: Tally, *, fingerprints: Sequence[str] = (), examples: Sequence[str] = ()
+    ) -> ScoreCard:
         """Returns what a tally of conversions of an adapter amounts to."""
+        words = self.words(adapter, examples)
         return ScoreCard(
             tally.figures(),
-            self.settings.identity(*fingerprints, *adapter.trigger_words),
+            self.settings.identity(*fingerprints, *words.prompts),
             tally.margins(),
             tally.samples,
             self.source.kind,
+            tuple(dict.fromkeys(words.sources)),
         )
+
+    def words(self, adapter: Adapter, examples: Sequence[str], settings: ProbeSettings | None = None) -> OwnPrompts:
+        """Returns one prompt for each sample, in the adapter's own words first."""
+        return own_prompts(adapter, examples, settings or self.settings, pictures=self.draws_pictures)
 
     def tally(
         self,
@@ -121,13 +132,12 @@ class ScoreBench:
         return [each for each in SCORERS.values() if each.view == view.name and self.source.kind in each.kinds]
 
     def _scene(self, adapter: Adapter, probe: ProbeSettings, examples: Sequence[str]) -> Scene:
-        del examples
         return Scene(
             self.source,
             self.target,
             adapter,
             probe,
-            words=prompts_for(probe, adapter.trigger_words),
+            words=self.words(adapter, examples, probe).prompts,
             settings=self.score_settings,
             batch=self.batch,
             encoders=self.encoders,
@@ -195,9 +205,9 @@ class ScoreBench:
 
         Each row is (prompts, height, width, channels) uint8. Raises Stop for models that draw no pictures.
         """
-        if not isinstance(self.source, DiffusionModel) or not isinstance(self.target, DiffusionModel):
+        if not isinstance(self.source, PictureModel) or not isinstance(self.target, PictureModel):
             raise Stop(f"a {self.source.kind} model draws no pictures")
-        rows: list[tuple[str, DiffusionModel, Adapter | None]] = [
+        rows: list[tuple[str, PictureModel[Any], Adapter | None]] = [
             (SOURCE, self.source, None),
             (ADAPTED, self.source, source_adapter),
             (TARGET, self.target, None),

@@ -50,7 +50,8 @@ class ScoreTask:
     def of(cls, values: Mapping[str, Any]) -> ScoreTask:
         """Reads the plain values of a migration's `scoring()`."""
         known = {field.name for field in fields(ScoreSettings)}
-        settings = ScoreSettings(**{name: value for name, value in values.items() if name in known})
+        chosen = {name: value for name, value in values.items() if name in known}
+        settings = ScoreSettings(**{**chosen, "harness": tuple(chosen.get("harness", ()))})
         choices = values.get("encoders", {})
         encoders = tuple(EncoderChoice(name, one["kind"], one["path"]) for name, one in sorted(choices.items()))
         return cls(probe_settings(values), settings, encoders)

@@ -19,10 +19,10 @@ from lorax.errors import Refused, Unsupported
 from lorax.gate import GateSettings, Verdict, judge
 from lorax.judging import score_and_judge
 from lorax.lowering import lower_adapter
-from lorax.probe import prompts_for
 from lorax.read import AdapterFiles, read_adapter
 from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
+from lorax.weight_file import sha256_file
 from tasks.bases import BaseFolder, candidates, open_base
 from tasks.benches import ScoreTask, pool_of
 from tasks.border import Ended, attempt
@@ -116,8 +116,10 @@ def gate_for(values: Mapping[str, Any], target: BaseModel) -> GateSettings:
 
 def score_key(pair: PreparedPair, *, probe: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what a score depends on besides the conversion, as plain JSON values: equal keys, equal figures."""
+    texts = {name: str(probe[name]) for name in ("text", "predict", "questions") if probe.get(name)}
     return {
         "probe": {name: list(value) if isinstance(value, tuple) else value for name, value in probe.items()},
+        "texts": {name: sha256_file(Path(text)) for name, text in texts.items() if Path(text).is_file()},
         "controls": {name: pair["plans"][name]["plan_id"] for name in CONTROLS},
         "version": lorax.__version__,
     }
@@ -187,8 +189,8 @@ def _draw(
 ) -> dict[str, Any]:
     """Draws the before/after grid of a conversion, and returns what the `scored` event says about it."""
     settings = work.task.probe
-    few = dataclasses.replace(settings, samples=min(GRID_COLUMNS, len(settings.prompts)))
-    prompts = prompts_for(few, adapter.trigger_words)
+    few = dataclasses.replace(settings, samples=min(GRID_COLUMNS, len(settings.prompts) or GRID_COLUMNS))
+    prompts = bench.words(adapter, (), few).prompts
     rows = bench.images(adapter, shown, prompts=prompts)
     path = work.images / f"{item['conversion_id']}.png"
     save_grid(path, {label: row.numpy() for label, row in rows.items()})
