@@ -64,6 +64,7 @@ def test_a_weaker_copy_lies_between_nothing_and_everything(card: ScoreCard) -> N
 
 def test_every_candidate_has_every_figure_with_the_value_near_its_interval(card: ScoreCard) -> None:
     assert set(card.figures) == {"converted", "flipped", "weak", "zero"}
+    usual = {"divergence_gain", "effect_cosine", "effect_gain", "drift", "relative_drift", "reversion"}
     for figures in card.figures.values():
         assert set(figures) >= {
             "divergence_gain",
