@@ -68,7 +68,7 @@ def load_diffusion_model(folder: Path, *, device: str = "cpu", dtype: torch.dtyp
     from transformers import CLIPTextModel, CLIPTokenizer
 
     opening = Opening(folder, device, dtype)
-    expected = "a diffusers folder with unet/, text_encoder/, tokenizer/ and scheduler/, weights as safetensors."
+    expected = "a diffusers folder with unet/, text_encoder/, tokenizer/ and scheduler/"
     with opened(folder, kind="a diffusion model", expected=expected):
         return DiffusionModel(
             Parts(
@@ -76,6 +76,6 @@ def load_diffusion_model(folder: Path, *, device: str = "cpu", dtype: torch.dtyp
                 text_encoder=opening.encoder(CLIPTextModel, "text_encoder"),
                 tokenizer=opening.tokenizer(CLIPTokenizer, "tokenizer"),
                 scheduler=unet_scheduler(opening),
-                vae=opening.model(AutoencoderKL, "vae") if opening.has("vae") else None,
+                vae=opening.vae(AutoencoderKL) if opening.has("vae") else None,
             )
         )

@@ -12,6 +12,10 @@ _SAME_WEIGHTS = 1e-2
 """Relative difference of two encoders up to which they are one, saved in different element types."""
 
 
+_SCALING = ("latent_channels", "z_dim", "scaling_factor", "shift_factor", "latents_mean", "latents_std")
+"""Settings of VAEs that say how what they encode becomes a latent."""
+
+
 class Autoencoder(Protocol):
     """Is a VAE of diffusers, as far as it is looked at here."""
 
@@ -62,12 +66,10 @@ def _of_encoders(first: Autoencoder | None, second: Autoencoder | None) -> str:
         return ""
     if first is None or second is None:
         return "only one of them has a VAE (folder vae/), so nothing says that they see the same latents"
-    settings = [
-        tuple(getattr(vae.config, name, None) for name in ("latent_channels", "scaling_factor", "shift_factor"))
-        for vae in (first, second)
-    ]
-    if settings[0] != settings[1]:
-        return f"their VAEs scale latents differently (channels, scaling and shift {settings[0]} and {settings[1]})"
+    for name in _SCALING:
+        said = [getattr(vae.config, name, None) for vae in (first, second)]
+        if said[0] != said[1]:
+            return f"their VAEs scale latents differently ({name} {said[0]} and {said[1]})"
     weights = [_encoder(vae) for vae in (first, second)]
     shapes = [{name: weight.shape for name, weight in found.items()} for found in weights]
     if shapes[0] != shapes[1]:

@@ -20,8 +20,8 @@ def load_model(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.
     found = pipeline_of(folder)
     if found is None:
         raise Stop(
-            f"{folder}: this base cannot be run here, only its weights can be read. Expected is "
-            f"{', or '.join(sorted({pipeline.expected for pipeline in PIPELINES.values()}))}"
+            f"{folder}: this base cannot be run here, only its weights can be read. Expected is a diffusers folder or "
+            f"a transformers folder: {'; '.join(pipeline.expected for pipeline in PIPELINES.values())}"
         )
     if reason := found.against(folder):
         raise Stop(f"{folder}: this base cannot be run here, only its weights can be read: {reason}")

@@ -33,6 +33,10 @@ class Opening:
         """Opens a model of transformers, weights as safetensors only."""
         return self._ready(kind.from_pretrained(self.folder / part, dtype=self.dtype, **_LOCAL))
 
+    def vae(self, kind: Any) -> Any:  # noqa: ANN401 - a class of diffusers, and what it opens
+        """Opens vae/, float32 in any case: it is small, and in half precision some of them overflow."""
+        return self._ready(kind.from_pretrained(self.folder / "vae", torch_dtype=torch.float32, **_LOCAL))
+
     def tokenizer(self, kind: Any, part: str) -> Any:  # noqa: ANN401 - a class of transformers, and what it opens
         """Opens a tokenizer."""
         return kind.from_pretrained(self.folder / part, local_files_only=True)
@@ -53,4 +57,6 @@ def opened(folder: Path, *, kind: str, expected: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise Stop(f"{folder} cannot be opened as {kind}: {error}. Expected {expected}") from error
+        raise Stop(
+            f"{folder} cannot be opened as {kind}: {error}. Expected is {expected}, weights as safetensors"
+        ) from error

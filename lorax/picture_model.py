@@ -188,18 +188,33 @@ class PictureModel(RunningModel, Generic[States]):
     @torch.no_grad()
     def to_images(self, latents: Tensor) -> Tensor:
         """Returns pixels (pictures·n, h, w, channels) as uint8, on the CPU."""
-        pixels = ((self.decode(latents.to(self.device)).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        # One by one: decoders take much more memory than what they decode.
+        parts = torch.split(latents.to(self.device), 1 if self.vae is not None else max(1, len(latents)))
+        decoded = torch.cat([self.decode(part) for part in parts])
+        pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu()
 
     def _hook(self, site: Site, update: Update) -> Hook:
-        """Adds an update in float32, whatever the element type of the weights."""
-        add = super()._hook(site, update)
+        """Adds an update in float32, whatever the element type of the weights; over frames too, where a module goes."""
+        module = self.module(site)
+        add = _adding_over_frames(update, module) if isinstance(module, nn.Conv3d) else super()._hook(site, update)
 
         def added(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             found = add(module, (inputs[0].float(),), output.float())
             return found if found is None else found.to(output.dtype)
 
         return added
+
+
+def _adding_over_frames(update: Update, module: nn.Conv3d) -> Hook:
+    """Returns a hook that adds what an update makes of a module's input; dense: such modules are few and small."""
+    change = update.dense(module.weight.detach().float()).to(module.weight.device)
+
+    def add(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        moved = nn.functional.conv3d(inputs[0], change, None, module.stride, module.padding, module.dilation)
+        return output + moved
+
+    return add
 
 
 def noise_for(model: PictureModel[Any], *, count: int, seed: int) -> Tensor:

@@ -19,21 +19,24 @@ def nothing_against(_folder: Path) -> str:
 class Pipeline:
     """One kind of base that can be run.
 
-    expected: what such a folder holds, in words; parts: folders without which it is not opened; fits(folder): whether a
-    folder is of this kind, told by its configurations alone; load(opening): raises Stop where it does not open;
+    parts: folders (their names end with "/") and files without which it is not opened; fits(folder): whether a folder
+    is of this kind, told by its configurations alone; load(opening): raises Stop where it does not open;
     refused(folder): why one of this kind cannot be run all the same, "" where it can.
     """
 
     name: str
     summary: str
-    expected: str
     parts: tuple[str, ...]
     fits: Callable[[Path], bool]
     load: Callable[[Opening], RunningModel]
     refused: Callable[[Path], str] = nothing_against
 
+    @property
+    def expected(self) -> str:
+        """Names what a folder of this kind holds."""
+        return f"{self.name} with {', '.join(self.parts)}"
+
     def against(self, folder: Path) -> str:
         """Says why a folder of this kind cannot be run; "" where nothing is known against it."""
-        if missing := [part for part in self.parts if not (folder / part).is_dir()]:
-            return f"it lacks {' and '.join(f'{part}/' for part in missing)}, which {self.name} is run with"
-        return self.refused(folder)
+        missing = [part for part in self.parts if not (folder / part).exists()]
+        return f"it lacks {' and '.join(missing)}; expected is {self.expected}" if missing else self.refused(folder)

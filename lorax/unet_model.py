@@ -66,7 +66,7 @@ class UNetModel(PictureModel[States]):
                 for each in (config.latents_mean, config.latents_std)
             )
             scaled = scaled * std + mean
-        pictures: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample
+        pictures: Tensor = self.vae.decode(scaled).sample
         return pictures.float()
 
 

@@ -21,8 +21,7 @@ def _load(opening: Opening) -> LanguageModel:
 PIPELINE = Pipeline(
     name="language models",
     summary="Causal language models",
-    expected="a transformers folder with config.json and the tokenizer",
-    parts=(),
+    parts=("config.json",),
     fits=_fits,
     load=_load,
 )

@@ -23,8 +23,7 @@ def _load(opening: Opening) -> DiffusionModel:
 PIPELINE = Pipeline(
     name="Stable Diffusion",
     summary="Stable Diffusion 1 and 2, BK-SDM: a U-Net with one CLIP text encoder",
-    expected="a diffusers folder with unet/, text_encoder/, tokenizer/ and scheduler/",
-    parts=("unet", "text_encoder", "tokenizer", "scheduler"),
+    parts=("unet/", "text_encoder/", "tokenizer/", "scheduler/"),
     fits=_fits,
     load=_load,
     refused=unet_refused,

@@ -20,8 +20,7 @@ from lorax.opening import Opening, opened
 from lorax.pipeline import Pipeline
 from lorax.unet_model import UNetModel, unet_refused, unet_scheduler
 
-_PARTS = ("unet", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-_EXPECTED = f"a diffusers folder with {', '.join(f'{part}/' for part in _PARTS)}"
+_PARTS = ("unet/", "text_encoder/", "text_encoder_2/", "tokenizer/", "tokenizer_2/", "scheduler/")
 _PIXELS = 8
 """Pixels of a latent's side where no VAE says how many."""
 
@@ -111,7 +110,7 @@ def _load(opening: Opening) -> StableDiffusionXL:
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     said = read_config(opening.folder / "model_index.json")
-    with opened(opening.folder, kind="Stable Diffusion XL", expected=f"{_EXPECTED}, weights as safetensors."):
+    with opened(opening.folder, kind="Stable Diffusion XL", expected=PIPELINE.expected):
         parts = Parts(
             unet=opening.model(UNet2DConditionModel, "unet"),
             text_encoders=(
@@ -123,7 +122,7 @@ def _load(opening: Opening) -> StableDiffusionXL:
                 opening.tokenizer(CLIPTokenizer, "tokenizer_2"),
             ),
             scheduler=unet_scheduler(opening),
-            vae=opening.model(AutoencoderKL, "vae") if opening.has("vae") else None,
+            vae=opening.vae(AutoencoderKL) if opening.has("vae") else None,
             blank=said.get("force_zeros_for_empty_prompt", True) is not False,
         )
     return StableDiffusionXL(parts)
@@ -132,7 +131,6 @@ def _load(opening: Opening) -> StableDiffusionXL:
 PIPELINE = Pipeline(
     name="Stable Diffusion XL",
     summary="Stable Diffusion XL, SSD-1B, Segmind Vega: a U-Net with two CLIP text encoders",
-    expected=_EXPECTED,
     parts=_PARTS,
     fits=_fits,
     load=_load,

@@ -9,14 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLLTXVideo,
+    AutoencoderKLWan,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    LTXPipeline,
+    LTXVideoTransformer3DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from torch import Tensor, nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from lorax.adapter import Adapter, BaseVerdict, LowRank
 from lorax.checkpoint import open_checkpoint
 from lorax.picture_model import PictureModel
-from tests.stand_ins.tiny_bases import WIDTH, weight_of, write_clip_tokenizer
+from tests.stand_ins.tiny_bases import WIDTH, WORDS, weight_of, write_clip_tokenizer
 
 PROMPTS = ("a digit", "bold style, a digit")
 SSD = {
@@ -58,9 +83,127 @@ def make_sdxl(folder: Path, *, seed: int, **unet: Any) -> StableDiffusionXLPipel
     return saved(pipeline, folder)
 
 
+def make_flux(folder: Path, *, seed: int, guidance_embeds: bool = True, **transformer: Any) -> FluxPipeline:
+    """Writes a tiny Flux: dev with guidance_embeds, schnell without."""
+    torch.manual_seed(seed)
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=guidance_embeds),
+        vae=tiny_vae(shift_factor=0.1, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModel(clip_config(layers=2)),
+        tokenizer=clip_tokenizer(folder / "tokenizer"),
+        text_encoder_2=T5EncoderModel(T5Config(**t5_sizes())),
+        tokenizer_2=t5_tokenizer(),
+        transformer=FluxTransformer2DModel(
+            in_channels=16,
+            num_layers=2,
+            num_single_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=(4, 6, 6),
+            **transformer,
+        ),
+    )
+    return saved(pipeline, folder)
+
+
+def make_wan(folder: Path, *, seed: int, boundary: float | None = None, **transformer: Any) -> WanPipeline:
+    """Writes a tiny Wan 2.1; with a boundary a tiny Wan 2.2 of two transformers."""
+    torch.manual_seed(seed)
+    first, second = (
+        WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=4,
+            out_channels=4,
+            text_dim=WIDTH,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=2,
+            rope_max_seq_len=32,
+            **transformer,
+        )
+        for _ in range(2)
+    )
+    pipeline = WanPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=UMT5EncoderModel(UMT5Config(**t5_sizes())),
+        vae=AutoencoderKLWan(
+            base_dim=4,
+            z_dim=4,
+            dim_mult=[1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[True],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 1.0, 0.5, 2.0],
+            scale_factor_temporal=2,
+            scale_factor_spatial=2,
+        ),
+        scheduler=UniPCMultistepScheduler(
+            use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0, num_train_timesteps=1000
+        ),
+        transformer=first,
+        transformer_2=second if boundary is not None else None,
+        boundary_ratio=boundary,
+    )
+    return saved(pipeline, folder)
+
+
+def make_ltx(folder: Path, *, seed: int, **vae: Any) -> LTXPipeline:
+    """Writes a tiny LTX-Video; vae: settings of its VAE that differ."""
+    torch.manual_seed(seed)
+    four, five = {"block_out_channels": (8,) * 4}, {"layers_per_block": (1,) * 5}
+    pipeline = LTXPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1),
+        vae=AutoencoderKLLTXVideo(
+            latent_channels=8,
+            **four,
+            **{f"decoder_{name}": value for name, value in {**four, **five}.items()},
+            **five,
+            spatio_temporal_scaling=(True, True, False, False),
+            decoder_spatio_temporal_scaling=(True, True, False, False),
+            decoder_inject_noise=(False,) * 5,
+            upsample_residual=(False,) * 4,
+            upsample_factor=(1,) * 4,
+            patch_size=1,
+            **vae,
+        ),
+        text_encoder=T5EncoderModel(T5Config(**t5_sizes())),
+        tokenizer=t5_tokenizer(),
+        transformer=LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            cross_attention_dim=32,
+            num_layers=2,
+            caption_channels=WIDTH,
+        ),
+    )
+    return saved(pipeline, folder)
+
+
+def t5_sizes() -> dict[str, int | str]:
+    """Returns the settings of a tiny T5 of the version that these bases have."""
+    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "vocab_size": 64}
+    return {**sizes, "feed_forward_proj": "gated-gelu"}
+
+
+def t5_tokenizer() -> T5Tokenizer:
+    """Returns a tokenizer of T5's kind that knows the letters of WORDS and reads sixteen tokens."""
+    letters = sorted({letter for word in WORDS for letter in word})
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -2.0) for piece in ("▁", *letters))]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=16)
+
+
 def saved(pipeline: Any, folder: Path) -> Any:
-    """Saves a pipeline as safetensors, and returns it without its progress bar."""
+    """Saves a pipeline as safetensors, and returns it without its progress bar, nothing dropped out."""
     pipeline.save_pretrained(folder)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -149,7 +149,7 @@ def test_a_base_that_cannot_be_run_says_why(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "base" / "tokenizer_2")
     assert "it lacks tokenizer_2/" in refused(tmp_path / "base")
     shutil.rmtree(tmp_path / "base" / "text_encoder")
-    assert "Expected is a diffusers folder with unet/, text_encoder/, text_encoder_2/" in refused(tmp_path / "base")
+    assert "a transformers folder: Flux with transformer/," in refused(tmp_path / "base")
 
 
 def test_a_scheduler_that_says_nothing_of_clipping_does_not_clip(tmp_path: Path) -> None:
