@@ -66,14 +66,7 @@ def test_every_candidate_has_every_figure_with_the_value_near_its_interval(card:
     assert set(card.figures) == {"converted", "flipped", "weak", "zero"}
     usual = {"divergence_gain", "effect_cosine", "effect_gain", "drift", "relative_drift", "reversion"}
     for figures in card.figures.values():
-        assert set(figures) >= {
-            "divergence_gain",
-            "effect_cosine",
-            "effect_gain",
-            "drift",
-            "relative_drift",
-            "reversion",
-        }
+        assert set(figures) >= usual
         assert set(figures) <= set(SCORERS)
         for figure in figures.values():
             assert figure.low <= figure.high
