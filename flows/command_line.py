@@ -246,6 +246,33 @@ def convert(  # noqa: PLR0913 - one argument per option
     raise typer.Exit(_guarded(lambda: convert_one(path, recipe, out=out, dialect=dialect, as_json=as_json)))
 
 
+@app.command()
+def score(
+    path: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter file or a PEFT folder, for the source.")],
+    *,
+    source: Annotated[Path, typer.Option("--source", metavar="FOLDER", help="The base that the adapter was made for.")],
+    target: Annotated[Path, typer.Option("--target", metavar="FOLDER", help="The base that it was moved to.")],
+    converted: Annotated[
+        Path, typer.Option("--converted", metavar="ADAPTER", help="What it became there: a file or PEFT folder.")
+    ],
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            "--probe",
+            metavar="FILE",
+            help="Prompts, one a line (*.txt), or TOML: a table [probe], or a migration's [score], [encoders], [gate].",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how much of an adapter's effect a conversion keeps: exit status 0 it passes, 3 it fails, 4 uncertain."""
+    from flows.scoring_command import Request
+    from flows.scoring_command import score as score_one
+
+    request = Request(adapter=path, converted=converted, source=source, target=target, probe=probe)
+    raise typer.Exit(_guarded(lambda: score_one(request, as_json=as_json)))
+
+
 def _guarded(work: Callable[[], T]) -> T:
     """Returns what `work` returns; what stops a run for a known reason becomes one message and exit status 2."""
     from catalogs.errors import Stop as CatalogsStop
