@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lorax.probe_look import ProbeLook
+from lorax.probe_look import ProbeLook, at_once
 from lorax.probes import PROBES
 from lorax.view import Look, Scene, View
 
@@ -12,7 +12,7 @@ from lorax.view import Look, Scene, View
 def look(scene: Scene) -> Mapping[str, Look]:
     """Draws the samples."""
     probe = PROBES["neutral"].draw(scene.source, scene.target, None, scene.probe)
-    return {VIEW.name: ProbeLook(probe, batch=scene.batch)}
+    return {VIEW.name: ProbeLook(probe, batch=at_once(scene, probe))}
 
 
 VIEW = View("neutral", "outputs on what the plain bases draw or write for neutral prompts", shared=True, open=look)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lorax.probe_look import ProbeLook
+from lorax.probe_look import ProbeLook, at_once
 from lorax.view import Look, Scene, View
 
 
@@ -13,7 +13,7 @@ def look(scene: Scene) -> Mapping[str, Look]:
     with scene.source.patched(scene.adapter):
         samples = scene.source.samples(scene.words, settings=scene.probe, seed=scene.probe.seed)
     probe = scene.source.look_at(samples, prompts=scene.words, settings=scene.probe)
-    return {VIEW.name: ProbeLook(probe, batch=scene.batch)}
+    return {VIEW.name: ProbeLook(probe, batch=at_once(scene, probe))}
 
 
 VIEW = View("own-samples", "outputs on what source+adapter draws or writes itself", shared=False, open=look)
