@@ -20,6 +20,7 @@ from catalogs.trace import SHOWN_CANDIDATES, TraceNode, trace
 PASS, FAIL, UNCERTAIN = "pass", "fail", "uncertain"
 """Outcomes of a verdict."""
 NEAR_NAMES: Final = 3
+_NOTHING: Final[Mapping[str, object]] = {}
 
 Row = Mapping[str, object]
 Figures = Mapping[str, Mapping[str, Measured]]
@@ -27,7 +28,10 @@ Figures = Mapping[str, Mapping[str, Measured]]
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an entry ended in one run. Times are ISO in UTC."""
+    """How an entry ended in one run. Times are ISO in UTC.
+
+    refreshed: what a refresh did, in words; is_later: the next run has more to do about it.
+    """
 
     migration: str
     state: str
@@ -36,6 +40,8 @@ class Ending:
     conversion_id: str
     run_id: str
     decided_at: str
+    refreshed: str = ""
+    is_later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,11 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was made of the adapter. `dropped` and `kept` are shares; `files` and `image` lie under the data folder."""
+    """What was made of the adapter. `dropped` and `kept` are shares; `files` and `image` lie under the data folder.
+
+    learnt_from: the conversion that a refresh went on from; before, after: what that changed about the divergence gain
+    on samples held out for it.
+    """
 
     conversion_id: str
     method: str = ""
@@ -75,6 +85,9 @@ class Conversion:
     files: tuple[str, ...] = ()
     image: str = ""
     location: str = ""
+    learnt_from: str = ""
+    before: float | None = None
+    after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +146,7 @@ def account_of(reader: Reader, wanted: str | Path) -> Account:
         entry_key=entry_key,
         entry_id=_text(entry.get("entry_id")) or _text(first_known.get("entry_id")),
         name=_text(entry.get("name")) or _text(first_known.get("name")) or entry_key,
-        standing=_ending(standing) if standing else None,
+        standing=_ending(standing, _body(reader, "outcome", entry_key, until)) if standing else None,
         others=tuple(_others(rows, standing)),
         attempts=tuple(_attempts(reader, entry_key, {chosen, *(_text(row["conversion_id"]) for row in rows)})),
         policy=_pairs(_json(entry.get("reasons"))),
@@ -209,9 +222,10 @@ def _spoken(row: Row) -> dict[str, str]:
     return {name.casefold(): name for name in (_text(row["name"]), file.name, file.stem, str(file)) if name}
 
 
-def _ending(row: Row) -> Ending:
+def _ending(row: Row, body: Row = _NOTHING) -> Ending:
     names = ("migration", "state", "reason", "text", "conversion_id", "run_id", "decided_at")
-    return Ending(**{name: _text(row[name]) for name in names})
+    known = {name: _text(row[name]) for name in names}
+    return Ending(**known, refreshed=_text(body.get("refreshed")), is_later=body.get("later") is True)
 
 
 def _others(rows: Sequence[Row], standing: Row | None) -> Iterator[Ending]:
@@ -252,6 +266,8 @@ def _conversion(reader: Reader, conversion_id: str, scored: Row) -> Conversion |
     published = "SELECT location FROM publications WHERE conversion_id = ? AND progress = 'published'"
     files = [_text(_object(file).get("name")) for file in _list(_json(row["files"]))]
     lost = [_object(site) for site in _list(_json(row["dropped_sites"]))]
+    body = _body(reader, "converted", conversion_id)
+    learnt = _object(_object(body.get("refresh")).get("divergence_gain"))
     return Conversion(
         conversion_id=conversion_id,
         method=_text(row["method"]),
@@ -265,6 +281,9 @@ def _conversion(reader: Reader, conversion_id: str, scored: Row) -> Conversion |
         files=tuple(f"conversions/{conversion_id}/files/{name}" for name in files),
         image=_text(scored.get("images")),
         location=_text(_one(reader, published, conversion_id).get("location")),
+        learnt_from=_text(body.get("refreshed_from")),
+        before=_number(learnt.get("before")),
+        after=_number(learnt.get("after")),
     )
 
 

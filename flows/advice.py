@@ -84,6 +84,8 @@ def advice(account: Account) -> tuple[str, ...]:
         "origin": account.origin if account.origin.startswith("http") else "where it came from",
         "key": account.entry_key.replace("'", "''"),
     }
+    if account.standing.is_later:
+        return ("run the same migration again: the time for refreshes was spent before its turn came",)
     codes = reason_codes(account)
     found = [NEXT[code].format(**known) for code in codes if code in NEXT]
     if any(code in _GATE for code in codes):
@@ -112,13 +114,12 @@ def _after_the_gate(account: Account) -> Iterator[str]:
         samples = account.samples or score.get("samples")
         now = f" (now {samples})" if samples else ""
         yield f"score on more samples, which narrows the intervals: samples in [score]{now}"
-    method = made.method if made else ""
-    if not method.startswith(_REFRESH):
+    if account.standing is None or not account.standing.refreshed:
         switch = "" if allowed else ": allowed = true in [refresh]"
         yield f"let it be learnt from samples of its own{switch}; this carries what no formula does"
     else:
         yield "give its refresh more time: seconds_per_adapter in [refresh]"
-    now = f' (now "{method}")' if method else ""
+    now = f' (now "{made.method}")' if made and made.method != _REFRESH else ""
     yield f"try another method for this pair{now}; `lorax compare` tells what to expect of each"
     yield "see that it is called by its name: trigger words in its sidecar or card, and prompts in [score]"
     yield "if you can live with these figures, lower the threshold in [gate]"

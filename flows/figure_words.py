@@ -85,6 +85,7 @@ def measured_words(account: Account) -> Iterator[str]:
     if account.samples:
         words = ", ".join(_WORDS.get(word, word) for word in dict.fromkeys(account.words))
         yield f"all of this on {account.samples} samples" + (f", drawn for {words}" if words else "")
+    yield from _learnt(account)
     yield from _lost(account)
 
 
@@ -134,6 +135,14 @@ def _other_figures(account: Account, thresholds: Thresholds) -> Iterator[str]:
             held = _held(figure, thresholds.least.get(name), _plain)
             held += _held(figure, thresholds.most.get(name), _plain, at_least=False)
             yield f"{told}: {_plain(figure.value)}{_between(figure, _plain)}{held}"
+
+
+def _learnt(account: Account) -> Iterator[str]:
+    made, told = account.conversion, account.standing.refreshed if account.standing else ""
+    if made is not None and told:
+        changed = made.before is not None and made.after is not None
+        way = f": from {percent(made.before)} to {percent(made.after)} of the way, on samples held out for it"
+        yield f"it was {told}{way if changed else ''}"
 
 
 def _lost(account: Account) -> Iterator[str]:

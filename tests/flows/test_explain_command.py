@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -67,7 +66,8 @@ def ended(state: str, reason: str, **changes: object) -> Account:
             "doubted",
             (
                 "Doubted was not published: its samples do not decide: on samples of its own it brings digits-v2 38 % "
-                "of the way to what it did on digits-v1, and that may be anything from 33 % to 43 %, where 40 % is asked."
+                "of the way to what it did on digits-v1, and that may be anything from 33 % to 43 %, where 40 % is "
+                "asked."
             ),
         ),
         (
@@ -217,23 +217,35 @@ def test_without_a_ledger_it_ends_with_status_2_and_makes_nothing(data_folder: P
     assert not data_folder.exists()
 
 
-def test_other_outcomes_and_conversions_are_named(data_folder: Path) -> None:
-    learnt: list[Any] = [("run_started", "run-2", {"migration": "later", "settings": {"refresh": {"allowed": True}}})]
+def test_what_was_learnt_other_outcomes_and_conversions_are_named(data_folder: Path) -> None:
     body = dict(next(fact for fact in story() if fact[0] == "converted" and fact[1] == conversion_id(FAINT))[2])
-    refreshed = "0" * 64
-    end = {"state": "rejected", "reason": "gate-divergence-gain", "text": "x", "conversion_id": refreshed, "name": "F"}
-    learnt += [
-        ("converted", refreshed, {**body, "method": "refresh"}),
-        ("outcome", FAINT.key, {**end, "work_key": "w"}),
-    ]
+    name = "0" * 64
+    learnt = {"refreshed_from": conversion_id(FAINT), "refresh": {"divergence_gain": {"before": 0.21, "after": 0.305}}}
+    end = {"state": "rejected", "reason": "gate-divergence-gain", "text": "x", "conversion_id": name, "name": "F"}
+    told = "refreshed from copy in 24 steps, 5.1 s"
     remember(data_folder, story())
     with Ledger.open(data_folder / "ledger.duckdb", run_id="run-2") as ledger:
-        ledger.append_many([*learnt, ("converted", "1" * 64, {**body, "method": "copy"})])
+        ledger.append_many(
+            [
+                ("run_started", "run-2", {"migration": "later", "settings": {"refresh": {"allowed": True}}}),
+                ("converted", name, {**body, "method": "refresh", **learnt}),
+                ("outcome", FAINT.key, {**end, "work_key": "w", "refreshed": told}),
+                ("converted", "1" * 64, {**body, "method": "copy"}),
+            ]
+        )
     output = ask("faint", "--data", data_folder).output
 
+    assert f"it was {told}: from 21 % to 30 % of the way, on samples held out for it\n" in output
     assert "rejected (gate-divergence-gain) in digits-v1-to-v2\n" in output
     assert "conversion 111111111111 by copy to digits-v2\n" in output
     assert "give its refresh more time" in output
+    assert json.loads(ask("faint", "--data", data_folder, "--json").stdout)["facts"]["conversion"]["learnt_from"]
+
+
+def test_what_the_next_run_goes_on_with_needs_nothing_else() -> None:
+    standing = Ending("m", REJECTED, "gate-divergence-gain", "x", "", "run-1", "2026-01-01", is_later=True)
+
+    assert len(advice(ended(REJECTED, "x", standing=standing))) == 1
 
 
 def test_a_shortage_of_samples_is_told_apart_from_a_shortage_of_gain() -> None:
