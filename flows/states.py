@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import catalogs.errors
 import lorax.errors
+import lorax.gate_reasons
 from tasks.border import BAD_FILE, REFUSED, TRY_LATER, UNEXPECTED, UNSUPPORTED, Ended
 
 PUBLISHED = "published"
@@ -49,7 +50,5 @@ def state_of(why: Ended) -> str:
 
 def reasons() -> dict[str, str]:
     """Returns every reason code that an outcome can carry, with its sentence, sorted by code."""
-    from lorax.gate import GATE_REASONS  # needs torch
-
-    tables = (lorax.errors.REASONS, catalogs.errors.REASONS, GATE_REASONS, PIPELINE_REASONS)
+    tables = (lorax.errors.REASONS, catalogs.errors.REASONS, lorax.gate_reasons.GATE_REASONS, PIPELINE_REASONS)
     return dict(sorted((code, sentence) for table in tables for code, sentence in table.items()))

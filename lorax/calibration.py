@@ -92,10 +92,10 @@ def _recorder(heard: dict[Site, Heard], site: Site) -> Callable[[nn.Module, tupl
 
 
 def as_rows(activation: Tensor) -> Tensor:
-    """Returns (n, c, h, w) or (..., width) as rows of features: (n·h·w, c) or (n, width)."""
-    if activation.dim() == 4:
-        return activation.permute(0, 2, 3, 1).flatten(0, 2)
-    return activation.flatten(0, -2)
+    """Returns (n, c, [t,] h, w) or (..., width) as rows of features, float32: (n·t·h·w, c) or (n, width)."""
+    if activation.dim() >= 4:
+        activation = activation.movedim(1, -1)
+    return activation.flatten(0, -2).float()
 
 
 def _add(

@@ -7,49 +7,19 @@ nobody knows: the verdict is uncertain, and more samples are asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from lorax.gate_reasons import GATE_REASONS
+from lorax.gate_settings import DEFAULTS, GateSettings, Thresholds, effective
 from lorax.score_card import CONVERTED, ScoreCard
 from lorax.scorer import Figure
 
 FIGURE = "divergence_gain"
 Outcome = Literal["pass", "fail", "uncertain"]
 
-__all__ = ["GATE_REASONS", "GateSettings", "Verdict", "judge"]
-
-
-@dataclass(frozen=True, slots=True)
-class GateSettings:
-    """Thresholds of the gate; None for the default of the kind of model, DEFAULTS.
-
-    divergence_gain: least divergence gain (1 = as source+adapter, 0 = as doing nothing). margin_over_random: least
-    distance to the random control. allowed_under_copy: how far a conversion may lie under plain copy, on the same
-    samples. least, most: thresholds on other figures by their names.
-    """
-
-    divergence_gain: float | None = None
-    margin_over_random: float | None = None
-    allowed_under_copy: float | None = None
-    least: Mapping[str, float] = field(default_factory=dict)
-    most: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What stands for a threshold that the settings leave open."""
-
-    divergence_gain: float
-    margin_over_random: float = 0.1
-    allowed_under_copy: float = 0.05
-    least: Mapping[str, float] = field(default_factory=dict)
-    most: Mapping[str, float] = field(default_factory=dict)
-
-
-DEFAULTS: dict[str, Defaults] = {"language": Defaults(0.4), "diffusion": Defaults(0.4)}
-"""By kind of model, chosen on one half of the adapters of the examples: docs/gate.md."""
+__all__ = ["DEFAULTS", "GATE_REASONS", "GateSettings", "Thresholds", "Verdict", "effective", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +72,7 @@ def judge(card: ScoreCard, settings: GateSettings) -> Verdict:
     wild = sorted(name for name, figure in own.items() if not math.isfinite(figure.value))
     if wild:
         return Verdict("fail", (("gate-non-finite", f"{', '.join(wild)} of the conversion is not finite"),))
-    rules = list(_rules(card, settings))
+    rules = list(_rules(card, effective(settings, card.kind)))
     for outcome in ("fail", "uncertain"):
         if found := tuple((rule.code, rule.text()) for rule in rules if rule.outcome == outcome):
             return Verdict(outcome, found if outcome == "fail" else _doubts(found))
@@ -113,27 +83,21 @@ def _doubts(found: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     return tuple(("gate-uncertain", f"{code}: {text}") for code, text in found)
 
 
-def _rules(card: ScoreCard, settings: GateSettings) -> Iterator[_Rule]:
+def _rules(card: ScoreCard, thresholds: Thresholds) -> Iterator[_Rule]:
     """Yields every threshold that applies, that on the leading figure first."""
-    usual = DEFAULTS.get(card.kind, DEFAULTS["diffusion"])
     own = card.figures[CONVERTED]
-
-    def chosen(given: float | None, default: float) -> float:
-        return default if given is None else given
-
-    least = chosen(settings.divergence_gain, usual.divergence_gain)
-    yield _Rule("gate-divergence-gain", "divergence gain", own[FIGURE], least)
+    yield _Rule("gate-divergence-gain", "divergence gain", own[FIGURE], thresholds.divergence_gain)
     margins = (
         ("gate-not-better-than-nothing", "zero", 0.0),
-        ("gate-not-better-than-random", "random", chosen(settings.margin_over_random, usual.margin_over_random)),
-        ("gate-worse-than-copy", "copy", -chosen(settings.allowed_under_copy, usual.allowed_under_copy)),
+        ("gate-not-better-than-random", "random", thresholds.margin_over_random),
+        ("gate-worse-than-copy", "copy", -thresholds.allowed_under_copy),
     )
     for code, rival, margin in margins:
         if rival in card.margins:
             yield _Rule(code, f"divergence gain over that of {rival}", card.margins[rival], margin)
-    for name, threshold in {**usual.least, **settings.least}.items():
+    for name, threshold in thresholds.least.items():
         if name in own:
             yield _Rule("gate-figure", name, own[name], threshold)
-    for name, threshold in {**usual.most, **settings.most}.items():
+    for name, threshold in thresholds.most.items():
         if name in own:
             yield _Rule("gate-figure", name, own[name], threshold, at_least=False)

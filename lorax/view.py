@@ -65,10 +65,11 @@ class View:
     `open(scene)` gives the looks that it has, by name: usually one under the view's own name, none where it cannot be
     taken (no encoder is configured, the models write no text); pictures give one for each encoder. shared: whether a
     look depends on nothing but bases and settings, so that it serves every adapter, and what the plain bases show in it
-    is kept.
+    is kept; once: whether it shows the same inputs for every seed, so that further rounds have nothing new to look at.
     """
 
     name: str
     summary: str
     shared: bool
     open: Callable[[Scene], Mapping[str, Look]]
+    once: bool = False

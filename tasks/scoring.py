@@ -16,12 +16,14 @@ from lorax.base_model import BaseModel
 from lorax.checkpoint import Checkpoint
 from lorax.convert import convert_adapters
 from lorax.errors import Refused, Unsupported
-from lorax.gate import GateSettings, Verdict, judge
-from lorax.judging import score_and_judge
+from lorax.gate import GateSettings, Verdict, effective, judge
+from lorax.judging import Asked, score_and_judge
 from lorax.lowering import lower_adapter
 from lorax.read import AdapterFiles, read_adapter
 from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
+from lorax.scorer import Figure
+from lorax.weight_figures import weight_figures
 from lorax.weight_file import sha256_file
 from tasks.bases import BaseFolder, candidates, open_base
 from tasks.benches import ScoreTask, pool_of
@@ -70,7 +72,7 @@ class _Work:
     pair: PreparedPair
     known: Sequence[BaseModel]
     source: Checkpoint
-    target: BaseModel
+    target_base: Checkpoint
     folders: tuple[str, str]
     probe: Mapping[str, Any]
     task: ScoreTask
@@ -91,16 +93,16 @@ def score_shard(
 ) -> list[Scored]:
     """Returns one record per conversion, the verdict among it."""
     folders = {base["name"]: base for base in bases}
-    target = open_base(folders[pair["target"]]).base
+    target = open_base(folders[pair["target"]])
     work = _Work(
         pair=pair,
         known=candidates(bases),
         source=open_base(folders[pair["source"]]),
-        target=target,
+        target_base=target,
         folders=(folders[pair["source"]]["path"], folders[pair["target"]]["path"]),
         probe=probe,
         task=ScoreTask.of(probe),
-        gate=gate_for(gate, target),
+        gate=gate_for(gate, target.base),
         conversions=Path(conversions),
         images=Path(images),
     )
@@ -130,12 +132,12 @@ def _score(work: _Work, item: ScoreItem) -> Scored:
     if isinstance(known, Ended):
         return _record(item, why=known)
     if known is not None:
-        return _record(item, judged=_judged(known, work.gate))
+        return _record(item, judged=_judged(known, work.gate, item["card"] or {}))
     fresh = attempt(lambda: _measure(work, item))
     if isinstance(fresh, Ended):
         return _record(item, why=fresh)
     body, verdict = fresh
-    return _record(item, scored=body, judged=_judged(verdict, work.gate))
+    return _record(item, scored=body, judged=_judged(verdict, work.gate, body))
 
 
 def _known(work: _Work, body: Mapping[str, Any]) -> Verdict | None:
@@ -146,13 +148,13 @@ def _known(work: _Work, body: Mapping[str, Any]) -> Verdict | None:
     return None if verdict.outcome == "uncertain" and card.samples < most else verdict
 
 
-def _judged(verdict: Verdict, gate: GateSettings) -> dict[str, Any]:
-    """Returns the body of a `judged` event."""
+def _judged(verdict: Verdict, gate: GateSettings, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the body of a `judged` event, with the thresholds that applied."""
     return {
         "passed": verdict.passed,
         "outcome": verdict.outcome,
         "reasons": [list(reason) for reason in verdict.reasons],
-        "gate": dataclasses.asdict(gate),
+        "gate": dataclasses.asdict(effective(gate, str(card.get("kind", "")))),
     }
 
 
@@ -169,9 +171,8 @@ def _measure(work: _Work, item: ScoreItem) -> tuple[dict[str, Any], Verdict]:
     shown = {name: rivals[name] for name in ("copy",) if name in rivals} | own
     examples = tuple(item["entry"].get("prompts") or ())
     with pool_of(work.folders, device()).lent(work.task) as bench:
-        card, verdict = score_and_judge(
-            bench, adapter, {**own, **rivals}, work.gate, fingerprints=fingerprints, examples=examples
-        )
+        asked = Asked(adapter, {**own, **rivals}, examples, fingerprints, _exact(work, moved, own["converted"]))
+        card, verdict = score_and_judge(bench, asked, work.gate)
         picture = _draw(work, item, bench, adapter, shown) if bench.draws_pictures else {}
     crash_point(AFTER_SCORING)
     tick("score")
@@ -182,6 +183,12 @@ def _measure(work: _Work, item: ScoreItem) -> tuple[dict[str, Any], Verdict]:
         "seconds": round(time.monotonic() - began, 3),
     }
     return body, verdict
+
+
+def _exact(work: _Work, adapter: Adapter, converted: Adapter) -> dict[str, Figure]:
+    """Returns the figures that come from weights alone. adapter: lowered."""
+    plan = open_plan(work.pair["plans"][work.pair["method"]]["path"])
+    return weight_figures(adapter, converted, source=work.source, target=work.target_base, plan=plan)
 
 
 def _draw(
@@ -211,7 +218,7 @@ def _read_back(work: _Work, item: ScoreItem) -> Adapter:
     """Returns the conversion as a user of the published file will get it."""
     folder = staged_files(work.conversions, item["conversion_id"])
     try:
-        parts = [_read_part(path, work.target) for path in sorted(folder.rglob("*.safetensors"))]
+        parts = [_read_part(path, work.target_base.base) for path in sorted(folder.rglob("*.safetensors"))]
     except Refused as problem:
         raise UnreadableConversionError(f"{folder}: what was written cannot be read back: {problem}") from problem
     updates = {site: update for part in parts for site, update in part.updates.items()}
@@ -228,7 +235,7 @@ def _read_part(weights: Path, target: BaseModel) -> Adapter:
 
 def _control(work: _Work, name: str, adapter: Adapter) -> Adapter | None:
     plan = open_plan(work.pair["plans"][name]["path"])
-    [result] = convert_adapters(plan, [adapter], target=work.target)
+    [result] = convert_adapters(plan, [adapter], target=work.target_base.base)
     return None if isinstance(result, Unsupported) else result.adapter
 
 
