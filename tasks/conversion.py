@@ -252,6 +252,7 @@ def stage(made: Made, conversions: Path, *, entry_key: str, called: str, facts: 
         "dropped_norm_share": shares.dropped,
         "approximated_norm_share": made.lowered.lost_share() if made.lowered.lost else 0.0,
         "approximated_sites": {str(site): lost for site, lost in made.lowered.lost.items()},
+        "gains_carried": 0,
         "sites_total": len(moved.sites),
         "sites_mapped": moved.sites_mapped,
         "dropped_sites": [asdict(site) for site in moved.sites if site.target is None],
