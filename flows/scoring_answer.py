@@ -14,7 +14,7 @@ from rich.text import Text
 
 from flows.look import UNLIMITED
 from flows.summary import console_for
-from lorax.gate import DEFAULTS, FIGURE, GateSettings, Verdict
+from lorax.gate import FIGURE, GateSettings, Verdict, effective
 from lorax.score_card import CONVERTED, ScoreCard
 from lorax.scorer import Figure
 
@@ -63,10 +63,7 @@ class Answer:
 
 def thresholds(gate: GateSettings, kind: str) -> dict[str, Any]:
     """Returns the thresholds that applied, those that the settings leave open filled in by the kind of model."""
-    usual = asdict(DEFAULTS.get(kind, DEFAULTS["diffusion"]))
-    chosen = {name: value for name, value in asdict(gate).items() if value is not None}
-    both = {name: {**usual[name], **chosen[name]} for name in ("least", "most")}
-    return {**usual, **chosen, **both}
+    return asdict(effective(gate, kind))
 
 
 def print_json(answer: Answer) -> None:

@@ -11,8 +11,8 @@ from lorax.base_model import BaseModel
 from lorax.checkpoint import Checkpoint
 from lorax.convert import convert_adapters
 from lorax.errors import Unsupported
-from lorax.gate import GateSettings, Verdict, judge
-from lorax.judging import score_and_judge
+from lorax.gate import GateSettings, Verdict
+from lorax.judging import Asked, score_and_judge
 from lorax.lowering import lower_adapter
 from lorax.plan import Plan
 from lorax.prepare import prepare_plan
@@ -75,10 +75,7 @@ def score_conversion(
     lowered = lower_adapter(given.adapter, given.source.weight).adapter
     candidates = {CONVERTED: given.converted, **_rivals(given, lowered)}
     fingerprints = (given.source.base.fingerprint, given.target.base.fingerprint)
-    card, _ = score_and_judge(bench, given.adapter, candidates, gate, fingerprints=fingerprints)
-    own = {**card.figures[CONVERTED], **weights}
-    whole = dataclasses.replace(card, figures={**card.figures, CONVERTED: own})
-    return whole, judge(whole, gate)
+    return score_and_judge(bench, Asked(given.adapter, candidates, (), fingerprints, weights), gate)
 
 
 def _rivals(given: Conversion, lowered: Adapter) -> dict[str, Adapter]:
