@@ -42,7 +42,7 @@ def items_of(steps: Steps, *, count: int = 1) -> list[RefreshItem]:
 
 
 def refreshed(
-    steps: Steps, zero: PreparedPlan, items: list[RefreshItem], *, out: Path, **limits: float
+    steps: Steps, zero: PreparedPlan, items: list[RefreshItem], *, out: Path, limits: dict[str, Any] | None = None
 ) -> list[Refreshed]:
     return refresh_shard(
         items,
@@ -50,7 +50,7 @@ def refreshed(
         zero=zero,
         bases=steps.bases,
         probe=PROBE,
-        limits={**LIMITS, **limits},
+        limits=limits or LIMITS,
         conversions=str(out),
     )
 
@@ -74,7 +74,7 @@ def test_it_is_a_conversion_like_any_other_and_says_what_was_learnt(done: tuple[
     body, (item,) = body_of(record), items_of(steps)
     before = steps.converted[item["entry_key"]]["body"]
     assert before is not None
-    assert set(body) == {*before, "refresh", "refreshed_from"} - {"gains_carried"}
+    assert set(body) == {*before, "refresh", "refreshed_from"}
     assert body["refreshed_from"] == item["conversion_id"]
     assert body["refresh"]["steps"] == 3
     assert body["refresh"]["divergence_gain"]["after"] >= body["refresh"]["divergence_gain"]["before"]
@@ -85,9 +85,8 @@ def test_it_is_a_conversion_like_any_other_and_says_what_was_learnt(done: tuple[
 
 
 def test_its_name_is_known_before_it_is_made(done: tuple[Path, Refreshed], steps: Steps) -> None:
-    settings = RefreshSettings(
-        ProbeSettings(prompts=("a digit", "a handwritten one"), samples=2, timesteps=(500,), steps=2)
-    )
+    probe = ProbeSettings(prompts=("a digit", "a handwritten one"), samples=2, timesteps=(500,), steps=2)
+    settings = RefreshSettings(probe)
     (item,) = items_of(steps)
     expected = refreshed_name(str(item["conversion_id"]), dataclasses.replace(settings, **LIMITS))
     assert done[1]["conversion_id"] == expected
@@ -112,7 +111,7 @@ def test_the_same_input_gives_the_same_bytes(
 
 
 def test_out_of_time_it_stages_the_best_that_there_is(steps: Steps, zero: PreparedPlan, tmp_path: Path) -> None:
-    (record,) = refreshed(steps, zero, items_of(steps), out=tmp_path, seconds=1e-6)
+    (record,) = refreshed(steps, zero, items_of(steps), out=tmp_path, limits={**LIMITS, "seconds": 1e-6})
     facts = body_of(record)["refresh"]
     assert (facts["steps"], facts["out_of_time"]) == (0, True)
     assert facts["divergence_gain"]["before"] == facts["divergence_gain"]["after"]
@@ -135,7 +134,7 @@ def test_one_that_cannot_be_read_ends_alone_and_leaves_nothing_behind(
     bad = RefreshItem(**{**good, "files": [{**good["files"][0], "path": str(cut)}], "conversion_id": "other"})
     out = tmp_path / "out"
     out.mkdir()
-    first, second = refreshed(steps, zero, [bad, good], out=out, steps=1)
+    first, second = refreshed(steps, zero, [bad, good], out=out)
     assert first["ended"] is not None
     assert (first["ended"].reason, first["conversion_id"]) == ("truncated", None)
     assert second["ended"] is None
