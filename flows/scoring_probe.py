@@ -22,7 +22,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What is looked at where no file says it, by kind of model."""
 _PROMPTS = ".txt"
-_PATHS = ("text", "predict", "questions")
+_PATHS = ("text", "predict", "questions", "harness_tasks")
 
 
 class _ProbeFile(Table):
@@ -89,10 +89,13 @@ def _tables(text: str, file: Path) -> Asked:
 def _resolved(read: _ProbeFile, folder: Path) -> Asked:
     score = read.score.model_dump(mode="json", exclude=set() if read.score.prompts else {"prompts"})
     score |= {name: _absolute(score[name], folder) for name in _PATHS if score[name]}
-    encoders = {
-        name: {"kind": one.kind, "path": _absolute(str(one.path), folder)} for name, one in read.encoders.items()
-    }
+    encoders = {name: {"kind": one.kind, "path": _placed(one.path, folder)} for name, one in read.encoders.items()}
     return Asked(score, encoders, read.gate.model_dump(mode="json"))
+
+
+def _placed(path: str, folder: Path) -> str:
+    """Where an encoder lies: on a hub, or in a folder."""
+    return path if path.startswith("hub:") else _absolute(path, folder)
 
 
 def _absolute(path: str, folder: Path) -> str:
