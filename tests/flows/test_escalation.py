@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from catalogs.ledger import Ledger
-from flows.escalation import _Clock, _Refreshing, may_be_refreshed, told
+from flows.escalation import OTHER_CHANCE, _Clock, _Refreshing, may_be_refreshed, told
 from flows.folders import Folders
 from flows.journal import Journal
 from flows.progress import Lines
@@ -16,9 +17,15 @@ from flows.run import Run
 from flows.settings import RefreshTable, SettingsError, load_migration
 from flows.stopwatch import Stopwatch
 from flows.to_do import Item
+from lorax.judging import further
+from lorax.prepare import calibration_probe
+from lorax.probe import ProbeSettings
+from lorax.refresh_lessons import _OWN_CHANCE
 from tasks.border import BAD_FILE, TRY_LATER, UNSUPPORTED, Ended
 from tests.stand_ins.strange_letters import allow_refresh, make_strangers
 
+MOST_ROUNDS = 6
+"""The most that [score] rounds can be set to."""
 REPORT = {"started_from": "copy", "steps": 24, "seconds": 5.07}
 
 
@@ -67,6 +74,18 @@ def test_what_learning_can_mend_is_refreshed(one: Item, *, expected: bool) -> No
     assert may_be_refreshed(migration(), pair(), one) is expected
     assert not may_be_refreshed(migration(allowed=False), pair(), one)
     assert not may_be_refreshed(migration(), pair(old="it is known by name alone"), one)
+
+
+def test_nothing_that_the_second_score_draws_by_was_drawn_by_before() -> None:
+    """Rounds of a verdict in doubt included; the numbers next to a seed are noise of its samples and pictures."""
+    probe = ProbeSettings(prompts=())
+    second = replace(probe, seed=probe.seed + OTHER_CHANCE)
+    before = [probe, calibration_probe(probe), replace(probe, seed=_OWN_CHANCE)]
+    before += [further(probe, number) for number in range(MOST_ROUNDS)]
+    after = [second, *(further(second, number) for number in range(MOST_ROUNDS))]
+    near = range(-3, 4)
+    seen = {one.seed + step for one in before for step in near}
+    assert not seen & {one.seed + step for one in after for step in near}
 
 
 def test_one_begins_only_where_the_longest_that_it_may_take_is_left(run: Run) -> None:

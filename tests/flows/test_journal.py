@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from catalogs.ledger import Ledger
-from flows.journal import Journal, changed
+from flows.journal import LATER, Journal, changed
 
 
 @pytest.fixture
@@ -27,6 +27,13 @@ def test_the_last_outcome_of_a_work_key_counts(ledger: Ledger) -> None:
 
 def test_work_under_other_settings_leaves_earlier_work_done(ledger: Ledger) -> None:
     ledger.append_many([("outcome", "c:a", outcome("k1", "published")), ("outcome", "c:a", outcome("k2", "failed"))])
+    assert set(Journal(ledger).settled()) == {"k1"}
+
+
+def test_what_the_next_run_has_more_to_do_about_is_not_settled_whatever_its_state(ledger: Ledger) -> None:
+    ledger.append("outcome", "c:a", {**outcome("k1", "rejected"), LATER: True})
+    assert Journal(ledger).settled() == {}
+    ledger.append("outcome", "c:a", outcome("k1", "rejected"))
     assert set(Journal(ledger).settled()) == {"k1"}
 
 

@@ -56,6 +56,13 @@ def test_the_table_is_readable_without_a_terminal(rows: list[Row]) -> None:
     assert "\x1b" not in shown
 
 
+def test_how_refreshed_ones_ended_is_counted_apart(rows: list[Row]) -> None:
+    stream = io.StringIO()
+    learnt = Row("c:d", "d", "published", "gate-passed", "", {}, "refreshed from copy in 24 steps, 5.1 s")
+    print_summary(console_for(stream), [*rows, learnt])
+    assert stream.getvalue().splitlines()[-1] == "1 of them refreshed: 1 published"
+
+
 def test_names_from_strangers_are_shown_as_they_are() -> None:
     stream = io.StringIO()
     row = Row("c:a", "[red]not markup[/red]", "published", "gate-passed", "", {})

@@ -28,15 +28,30 @@ def identity(world: SmallWorld, old: str = "", new: str = "") -> str:
         ("[gate]", '[policy]\nlicence_unknown = "skip"\n[gate]'),
         ("[gate]", '[hub]\npath = "elsewhere"\n[gate]'),
         ('name = "tiny"', 'name = "small"'),
+        ("[gate]", "[refresh]\nallowed = true\n[gate]"),
     ],
 )
 def test_a_setting_that_can_change_an_outcome_changes_the_identity(world: SmallWorld, old: str, new: str) -> None:
     assert identity(world) != identity(world, old, new)
 
 
-@pytest.mark.parametrize(("old", "new"), [("steps = 2", "steps=2 # two"), ("[gate]", "[policy]\n[gate]")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("steps = 2", "steps=2 # two"),
+        ("[gate]", "[policy]\n[gate]"),
+        ("[gate]", "[refresh]\nsteps = 3\n[gate]"),
+    ],
+)
 def test_what_changes_no_outcome_does_not(world: SmallWorld, old: str, new: str) -> None:
     assert identity(world) == identity(world, old, new)
+
+
+def test_how_long_refreshes_may_take_counts_for_each_and_not_for_all_together(world: SmallWorld) -> None:
+    """Those that found no time are not settled in the first place."""
+    allowed = identity(world, "[gate]", "[refresh]\nallowed = true\n[gate]")
+    assert identity(world, "allowed = true", "allowed = true\nseconds_in_all = 600") == allowed
+    assert identity(world, "allowed = true", "allowed = true\nseconds_per_adapter = 60") != allowed
 
 
 def test_bases_count_by_their_content_and_not_by_their_place(world: SmallWorld) -> None:
