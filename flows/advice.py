@@ -18,8 +18,10 @@ _GATE = (
 )
 """Codes of conversions that another way of making them may help."""
 
+_SETTLED = frozenset({"duplicate", "opt-out", "html-page", "missing-weights"})
+"""Codes whose advice is all that there is to say."""
 _STRUCTURE = "`lorax inspect` on its file shows what it holds; if a tool in use wrote it, its names are worth a report"
-_NO_SETTING = "no setting opens this; if the mark is wrong, have it corrected where it was found: {origin}"
+_NO_SETTING = "no setting opens this; if the mark is wrong, have it corrected {origin}"
 _NAME_BASE = "name its base in a sidecar or card beside it (baseModel, base_model), as the labels of [bases] spell it"
 
 NEXT: Mapping[str, str] = {
@@ -34,8 +36,8 @@ NEXT: Mapping[str, str] = {
     "gated": _NO_SETTING,
     "opt-out": "leave it alone; where it is a pattern of your own, that stands in opt_out of [policy]",
     "not-an-adapter": "move it out of the catalogue, or correct `type` in its sidecar",
-    "duplicate": "nothing: the other entry goes on; a copy can be deleted",
-    "other-base": "add a [[pairs]] table with source = {base!r} and a target",
+    "duplicate": "nothing: the other entry goes on, and this copy can be deleted",
+    "other-base": 'add a [[pairs]] table with source = "{base}" and a target',
     "publish-not-allowed": "use the files below as its terms allow; what forbids to publish them is named above",
     "not-scored": "give both bases of the pair a folder that can be run, in [bases]",
     "name-taken": "move away what lies in its place on the hub",
@@ -44,7 +46,7 @@ NEXT: Mapping[str, str] = {
     "unexpected-error": "report it with its traceback: lorax query \"SELECT body->>'$.traceback' FROM event "
     "WHERE kind = 'outcome' AND subject = '{key}'\"",
     "pickle": "ask its author for a safetensors file; convert a pickle only where it can do no harm",
-    "html-page": "download it again from {origin}, logged in if the site asks for it",
+    "html-page": "download it again {origin}, logged in if the site asks for it",
     "non-finite": "ask its author for another version: a training that ended in NaN cannot be repaired",
     "all-zero": "ask its author for another version: this file changes nothing, on its own base either",
     "bad-config": "put the adapter_config.json that belongs to it beside its weights",
@@ -65,8 +67,8 @@ NEXT: Mapping[str, str] = {
 
 BY_STATE: Mapping[str, str] = {
     FAILED: "run the same migration again: it tries what has failed once more",
-    QUARANTINED: "get the file again from {origin}; bytes that have changed are looked at anew by the next run",
-    SKIPPED: "change what the text names, and run the same migration again",
+    QUARANTINED: "get the file again {origin}; bytes that have changed are looked at anew by the next run",
+    SKIPPED: "then run the same migration again: it does anew what has changed",
     REJECTED: "run the same migration again after a change of the settings: only what it concerns is done anew",
     PASSED: "run the same migration again after a change of its terms or of [policy]",
     PUBLISHED: "nothing: `lorax trace {key}` shows where it comes from",
@@ -81,7 +83,7 @@ def advice(account: Account) -> tuple[str, ...]:
     known = {
         "target": account.conversion.target if account.conversion else "the target",
         "base": account.base or account.base_label or "?",
-        "origin": account.origin if account.origin.startswith("http") else "where it came from",
+        "origin": f"from {account.origin}" if account.origin.startswith("http") else "where it was found",
         "key": account.entry_key.replace("'", "''"),
     }
     if account.standing.is_later:
@@ -90,7 +92,9 @@ def advice(account: Account) -> tuple[str, ...]:
     found = [NEXT[code].format(**known) for code in codes if code in NEXT]
     if any(code in _GATE for code in codes):
         found += _after_the_gate(account)
-    return tuple(dict.fromkeys([*found, BY_STATE[account.standing.state].format(**known)]))
+    if account.standing.reason not in _SETTLED:
+        found.append(BY_STATE[account.standing.state].format(**known))
+    return tuple(dict.fromkeys(found))
 
 
 def reason_codes(account: Account) -> tuple[str, ...]:

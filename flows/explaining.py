@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-import catalogs.errors
-import lorax.errors
 from catalogs.explain import UNCERTAIN, Account, Ending, account_of
 from catalogs.ledger import open_reader
 from flows.advice import advice, reason_codes
@@ -23,7 +21,7 @@ from flows.figure_words import Thresholds, brought, measured_words, percent, spa
 from flows.folders import Folders
 from flows.look import SNAPSHOT_NOTE
 from flows.settings import data_folder
-from flows.states import FAILED, PASSED, PIPELINE_REASONS, PUBLISHED, QUARANTINED, REJECTED, SKIPPED, reasons
+from flows.states import FAILED, PASSED, PUBLISHED, QUARANTINED, REJECTED, SKIPPED, reasons
 from flows.summary import STYLES, console_for
 
 _OPENINGS: Mapping[str, str] = {
@@ -111,8 +109,7 @@ def explain(account: Account, folders: Folders) -> Explanation:
 
 def sentence_of(code: str) -> str:
     """Returns what a reason code means; empty for a code of another version."""
-    light = {**lorax.errors.REASONS, **catalogs.errors.REASONS, **PIPELINE_REASONS}
-    return light.get(code) or reasons().get(code, "")
+    return reasons().get(code, "")
 
 
 def headline(account: Account) -> str:

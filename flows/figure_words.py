@@ -10,13 +10,29 @@ from catalogs.model_card import CANDIDATES
 from catalogs.report_data import LEADING_FIGURE, Measured
 
 ZERO, COPY, RANDOM = "zero", "copy", "random"
-_RIVALS = (COPY, RANDOM)
+RIVALS = (COPY, RANDOM)
 """Candidates that are named beside the conversion; doing nothing is 0 % by definition."""
 
-_MEANINGS: Mapping[str, str] = {
-    "effect_cosine": "likeness of its effect to the one on {source} (1 = the same direction, 0 = none in common)",
-    "effect_gain": "strength of that effect (1 = as strong as on {source})",
+MEANINGS: Mapping[str, str] = {
+    "effect_cosine": "likeness of its effect to the one on {source} (1 the same direction, 0 nothing in common)",
+    "effect_gain": "strength of that effect (1 as strong as on {source})",
     "drift": "change of {target} on neutral prompts, beside the size of its output there (less is better)",
+    "relative_drift": "the same change beside the one that it caused on {source} (1 as large, less is better)",
+    "reversion": "how far it turns {target} back into {source} on neutral prompts (0 not at all, 1 wholly)",
+    "likeness": "how far pictures go from those of {target} to those that it drew on {source} (1 all the way)",
+    "style": "how far the style of pictures goes there (1 all the way)",
+    "prompt_agreement": "how well pictures fit their prompts, beside those that it drew on {source} (0 as well)",
+    "preference": "how much people would like the pictures, beside those that it drew on {source} (0 as much)",
+    "diversity": "how different its pictures are among themselves (1 as on {source})",
+    "sample_loss": "how well {target} writes what it wrote on {source} (1 as well as there, 0 as without it)",
+    "predicted_gain": "what it gains on the given text, beside its gain on {source} (1 as much)",
+    "exact_match": "share of the given questions that are answered word for word",
+    "perplexity": "perplexity on the given text (less is better)",
+    "kept_norm": "size of its weights after the conversion (1 as before)",
+    "subspace_agreement": "how far its weights point where they did (1 wholly, 0 as by chance)",
+    "homeless": "share of its weights, squared, that has no place in {target}",
+    "missing": "share of its weights, squared, that has a place in {target} and was not written there",
+    "forecast": "what the plan foresaw of its effect (1 all of it)",
 }
 """What figures mean for people; others go by their names."""
 _WORDS: Mapping[str, str] = {
@@ -40,15 +56,10 @@ class Thresholds:
 
     @classmethod
     def of(cls, account: Account) -> Thresholds:
-        """Returns the thresholds of an account's verdict, with the defaults of its kind of model where it took them."""
+        """Returns the thresholds of an account's verdict."""
         gate = account.judgement.gate if account.judgement else {}
         names = (LEADING_FIGURE, "margin_over_random", "allowed_under_copy")
         found = {name: _number(gate.get(name)) for name in names}
-        if any(name in gate and gate[name] is None for name in names):
-            from lorax.gate import DEFAULTS  # needs torch
-
-            usual = DEFAULTS.get(account.kind, DEFAULTS["diffusion"])
-            found = {name: getattr(usual, name) if found[name] is None else found[name] for name in names}
         return cls(**found, least=_numbers(gate.get("least")), most=_numbers(gate.get("most")))
 
 
@@ -99,7 +110,7 @@ def _leading(gain: Measured, thresholds: Thresholds) -> str:
 
 
 def _beside(account: Account) -> Iterator[str]:
-    for rival in (*_RIVALS, *sorted(set(account.figures) - {*_RIVALS, ZERO, "converted"})):
+    for rival in (*RIVALS, *sorted(set(account.figures) - {*RIVALS, ZERO, "converted"})):
         gain = account.figure(of=rival)
         if gain.value is not None:
             yield f"beside it, {CANDIDATES.get(rival, rival)}: {percent(gain.value)}{_between(gain, percent)}"
@@ -111,13 +122,16 @@ def _margins(account: Account, thresholds: Thresholds) -> Iterator[str]:
     wanted = {ZERO: 0.0, RANDOM: thresholds.margin_over_random}
     if thresholds.allowed_under_copy is not None:
         wanted[COPY] = -thresholds.allowed_under_copy
-    for rival in (*_RIVALS, *sorted(set(account.margins) - set(_RIVALS))):
+    for rival in (*RIVALS, *sorted(set(account.margins) - set(RIVALS))):
         other = account.figure(of=rival).value
         margin = account.margins.get(rival) or Measured(None if own is None or other is None else own - other)
         if margin.value is not None and not (rival == ZERO and margin.value == own):
             side = "over" if round(100 * margin.value) >= 0 else "under"
             told = f"{points(abs(margin.value))} {side} {CANDIDATES.get(rival, rival)}{_between(margin, points)}"
-            yield told + _held(margin, wanted.get(rival), points)
+            limit = wanted.get(rival)
+            held = _held(margin, limit, points)
+            under = f"; up to {points(-limit)} under it allowed" if limit is not None and limit < 0 else ""
+            yield told + (f"{under}{held[held.rindex(':') :]}" if under else held)
 
 
 def points(value: float | None) -> str:
@@ -131,7 +145,7 @@ def _other_figures(account: Account, thresholds: Thresholds) -> Iterator[str]:
     names = {"source": made.source if made else "its own base", "target": made.target if made else "the new base"}
     for name, figure in sorted(account.figures["converted"].items()):
         if name != LEADING_FIGURE:
-            told = _MEANINGS.get(name, name.replace("_", " ")).format(**names)
+            told = MEANINGS.get(name, name.replace("_", " ")).format(**names)
             held = _held(figure, thresholds.least.get(name), _plain)
             held += _held(figure, thresholds.most.get(name), _plain, at_least=False)
             yield f"{told}: {_plain(figure.value)}{_between(figure, _plain)}{held}"
@@ -155,7 +169,7 @@ def _lost(account: Account) -> Iterator[str]:
 
 
 def _between(figure: Measured, worded: Callable[[float | None], str]) -> str:
-    if figure.low is None or figure.high is None:
+    if figure.low is None or figure.high is None or figure.low == figure.high:
         return ""
     return f" (95 % interval {worded(figure.low)} to {worded(figure.high)})"
 
