@@ -126,12 +126,19 @@ def _margins(account: Account, thresholds: Thresholds) -> Iterator[str]:
         other = account.figure(of=rival).value
         margin = account.margins.get(rival) or Measured(None if own is None or other is None else own - other)
         if margin.value is not None and not (rival == ZERO and margin.value == own):
-            side = "over" if round(100 * margin.value) >= 0 else "under"
-            told = f"{points(abs(margin.value))} {side} {CANDIDATES.get(rival, rival)}{_between(margin, points)}"
-            limit = wanted.get(rival)
-            held = _held(margin, limit, points)
-            under = f"; up to {points(-limit)} under it allowed" if limit is not None and limit < 0 else ""
-            yield told + (f"{under}{held[held.rindex(':') :]}" if under else held)
+            yield _distance(margin, CANDIDATES.get(rival, rival)) + _held(margin, wanted.get(rival), points, _allowed)
+
+
+def _distance(margin: Measured, rival: str) -> str:
+    """Says how far over or under a rival it lies, the interval on the same side."""
+    if round(100 * (margin.value or 0.0)) >= 0:
+        return f"{points(margin.value)} over {rival}{_between(margin, points)}"
+    under = Measured(*(None if end is None else -end for end in (margin.value, margin.high, margin.low)))
+    return f"{points(under.value)} under {rival}{_between(under, points)}"
+
+
+def _allowed(threshold: float) -> str:
+    return f"at least {points(threshold)} wanted" if threshold >= 0 else f"up to {points(-threshold)} under it allowed"
 
 
 def points(value: float | None) -> str:
@@ -175,16 +182,25 @@ def _between(figure: Measured, worded: Callable[[float | None], str]) -> str:
 
 
 def _held(
-    figure: Measured, threshold: float | None, worded: Callable[[float | None], str], *, at_least: bool = True
+    figure: Measured,
+    threshold: float | None,
+    worded: Callable[[float | None], str],
+    wanted: Callable[[float], str] | None = None,
+    *,
+    at_least: bool = True,
 ) -> str:
-    """Says which threshold a figure is held to, and whether all, a part or nothing of its interval meets it."""
+    """Says which threshold a figure is held to, and whether all, a part or nothing of its interval meets it.
+
+    wanted: words the threshold, otherwise as the figure is worded.
+    """
     if threshold is None or figure.value is None:
         return ""
     low = figure.value if figure.low is None else figure.low
     high = figure.value if figure.high is None else figure.high
     worst, best = (low - threshold, high - threshold) if at_least else (threshold - high, threshold - low)
     met = "met" if worst >= 0 else "missed" if best < 0 else "met by a part of the interval only"
-    return f"; {'at least' if at_least else 'at most'} {worded(threshold)} wanted: {met}"
+    usual = f"{'at least' if at_least else 'at most'} {worded(threshold)} wanted"
+    return f"; {wanted(threshold) if wanted else usual}: {met}"
 
 
 def _plain(value: float | None) -> str:

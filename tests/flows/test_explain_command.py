@@ -148,6 +148,13 @@ def test_each_figure_is_told_with_interval_rivals_and_threshold(gated: Path) -> 
         assert f"  {line}\n" in output
 
 
+def test_what_lies_under_a_rival_is_said_so(gated: Path) -> None:
+    assert (
+        "  20 points under plain copy of the source weights (95 % interval 18 points to 22 points); "
+        "up to 5 points under it allowed: missed\n"
+    ) in ask("copied", "--data", gated).output
+
+
 def test_the_meaning_of_every_reason_is_the_one_sentence_of_its_code(gated: Path) -> None:
     output = ask("weak", "--data", gated).output
 
