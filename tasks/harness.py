@@ -10,11 +10,13 @@ import dataclasses
 import difflib
 import importlib
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -22,13 +24,15 @@ from lorax.adapter import Adapter
 from lorax.errors import Stop
 from lorax.language_model import LanguageModel
 from lorax.running_model import RunningModel
-from lorax.score import ZERO
+from lorax.score import ZERO, ScoreBench
 from lorax.score_card import ScoreCard
 from lorax.scorer import ADAPTED, SOURCE, Figure
 
 PREFIX = "harness:"
 _QUANTILE = 1.96
 """Standard errors to the ends of a 95 % interval."""
+_one_at_a_time = threading.Lock()
+"""The harness seeds the generators of the whole process."""
 _RESAMPLES = 1000
 """Of the harness's own bootstrap, for metrics whose standard error is not computed."""
 
@@ -55,7 +59,7 @@ class Harness:
         """Raises Stop for models that write no text, where the harness is missing, and for tasks it does not know."""
         if not isinstance(source, LanguageModel) or not isinstance(target, LanguageModel):
             raise Stop(f"a {source.kind} model answers no task of lm-evaluation-harness; leave `harness` out")
-        self._source, self._target, self._settings = source, target, settings
+        self._source, self._target, self.settings = source, target, settings
         if settings.folder and not Path(settings.folder).is_dir():
             raise Stop(f"`harness_tasks`: there is no folder {settings.folder}; expected is one of task files")
         self._harness = _module("lm_eval")
@@ -81,13 +85,13 @@ class Harness:
     @torch.no_grad()
     def _asked(self, model: LanguageModel, adapter: Adapter | None) -> dict[str, Figure]:
         wrapper = _module("lm_eval.models.huggingface").HFLM
-        with model.patched(adapter):
-            asked = wrapper(pretrained=model.model, tokenizer=model.tokenizer, batch_size=self._settings.batch)
+        with _one_at_a_time, model.patched(adapter):
+            asked = wrapper(pretrained=model.model, tokenizer=model.tokenizer, batch_size=self.settings.batch)
             try:
                 answer: Mapping[str, Any] = self._harness.simple_evaluate(
                     model=asked,
                     tasks=self._names,
-                    limit=self._settings.limit or None,
+                    limit=self.settings.limit or None,
                     bootstrap_iters=_RESAMPLES,
                     log_samples=False,
                     task_manager=self._manager,
@@ -99,7 +103,7 @@ class Harness:
                     "the task out of `harness`"
                 ) from problem
         results: Mapping[str, Mapping[str, Any]] = answer["results"]
-        return {PREFIX + task: _figure(task, results) for task in self._settings.tasks}
+        return {PREFIX + task: _figure(task, results) for task in self.settings.tasks}
 
     def _require_known(self) -> None:
         known = list(self._manager.all_tasks)
@@ -109,8 +113,29 @@ class Harness:
                 meant = f"; did you mean {near[0]!r}?" if near else ""
                 raise Stop(
                     f"`harness`: lm-evaluation-harness knows no task {name!r}{meant} `lm-eval ls tasks` lists them; "
-                    f"files of your own tasks go into the folder `harness_tasks` (now {self._settings.folder!r})"
+                    f"files of your own tasks go into the folder `harness_tasks` (now {self.settings.folder!r})"
                 )
+
+
+_of_benches: WeakKeyDictionary[ScoreBench, Harness] = WeakKeyDictionary()
+
+
+def harness_figures(
+    bench: ScoreBench, adapter: Adapter, candidates: Mapping[str, Adapter]
+) -> Mapping[str, Mapping[str, Figure]]:
+    """Returns the figures of the tasks that a bench's settings ask for, as `Harness.figures`.
+
+    There are none where they ask for none, or where the bases write no text. What the bases reach without an adapter is
+    kept for the next conversion of the bench.
+    """
+    chosen = bench.score_settings
+    if not chosen.harness or not isinstance(bench.source, LanguageModel):
+        return {}
+    settings = HarnessSettings(chosen.harness, chosen.harness_tasks, chosen.harness_limit)
+    harness = _of_benches.get(bench)
+    if harness is None or harness.settings != settings:
+        harness = _of_benches[bench] = Harness(bench.source, bench.target, settings)
+    return harness.figures(adapter, candidates)
 
 
 def with_harness(card: ScoreCard, found: Mapping[str, Mapping[str, Figure]]) -> ScoreCard:

@@ -31,6 +31,7 @@ from tasks.border import Ended, attempt
 from tasks.conversion import staged_files
 from tasks.crash_points import AFTER_SCORING, crash_point
 from tasks.device import device
+from tasks.harness import harness_figures, with_harness
 from tasks.picture import save_grid
 from tasks.planning import CONTROLS, PreparedPair
 from tasks.plans import open_plan
@@ -171,8 +172,12 @@ def _measure(work: _Work, item: ScoreItem) -> tuple[dict[str, Any], Verdict]:
     shown = {name: rivals[name] for name in ("copy",) if name in rivals} | own
     examples = tuple(item["entry"].get("prompts") or ())
     with pool_of(work.folders, device()).lent(work.task) as bench:
-        asked = Asked(adapter, {**own, **rivals}, examples, fingerprints, _exact(work, moved, own["converted"]))
-        card, verdict = score_and_judge(bench, asked, work.gate)
+        answered = harness_figures(bench, adapter, own)
+        exact = {**_exact(work, moved, own["converted"]), **answered.get("converted", {})}
+        card, verdict = score_and_judge(
+            bench, Asked(adapter, {**own, **rivals}, examples, fingerprints, exact), work.gate
+        )
+        card = with_harness(card, answered)
         picture = _draw(work, item, bench, adapter, shown) if bench.draws_pictures else {}
     crash_point(AFTER_SCORING)
     tick("score")

@@ -86,4 +86,4 @@ def _numbers(answer: str) -> tuple[float, float]:
     return float(digest >> _DIGITS), float(digest & (1 << _DIGITS) - 1)
 
 
-VIEW = View("questions", "greedy answers to the questions of the file `questions`", shared=True, open=look)
+VIEW = View("questions", "greedy answers to the questions of the file `questions`", shared=True, open=look, once=True)

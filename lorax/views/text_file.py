@@ -72,4 +72,4 @@ def _text_of(file: Path, *, letters: int) -> str:
         raise Stop(f"{file}: cannot be read ({problem}); expected is a text to predict, a file of UTF-8") from problem
 
 
-VIEW = View("text-file", "log-probabilities of the tokens of the file `predict`", shared=True, open=look)
+VIEW = View("text-file", "log-probabilities of the tokens of the file `predict`", shared=True, open=look, once=True)

@@ -16,12 +16,15 @@ import torch
 
 from lorax.adapter import Adapter
 from lorax.errors import Stop
+from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
+from lorax.score_settings import ScoreSettings
 from lorax.scorer import Figure
-from tasks.harness import Harness, HarnessSettings, with_harness
+from tasks.harness import Harness, HarnessSettings, harness_figures, with_harness
+from tests.stand_ins.pairs import SETTINGS as DRAWN
 from tests.stand_ins.pairs import Pair, twins  # noqa: F401 - fixture
 from tests.stand_ins.tiny_bases import make_adapter
-from tests.stand_ins.tiny_texts import LETTERS, TextPair, text_lineage  # noqa: F401 - fixture
+from tests.stand_ins.tiny_texts import LETTERS, SETTINGS, TextPair, text_lineage  # noqa: F401 - fixture
 
 # ruff: noqa: F811
 
@@ -150,6 +153,37 @@ def test_a_card_takes_the_figures_of_its_own_candidates(
     assert set(full.figures["converted"]) == {"drift", "harness:hellaswag"}
     assert set(full.figures["zero"]) == {"harness:hellaswag"}
     assert full.figures["copy"] == {}
+
+
+def bench_of(pair: TextPair, *tasks: str) -> ScoreBench:
+    return ScoreBench(pair.source_model, pair.target_model, settings=SETTINGS, score=ScoreSettings(harness=tasks))
+
+
+def test_a_bench_is_asked_what_its_settings_say_and_keeps_what_plain_bases_reach(
+    stand_in: StandIn, text_lineage: TextPair, adapter: Adapter
+) -> None:
+    bench = bench_of(text_lineage, "hellaswag")
+
+    first = harness_figures(bench, adapter, {"converted": adapter})
+    again = harness_figures(bench, adapter, {"converted": adapter})
+    bench.score_settings = ScoreSettings(harness=("arc_easy",))
+    other = harness_figures(bench, adapter, {})
+
+    assert first == again == harness(text_lineage, "hellaswag").figures(adapter, {"converted": adapter})
+    assert set(other["zero"]) == {"harness:arc_easy"}
+    assert len(stand_in.calls) == (2 + 2) + 2 + (2 + 1) + (2 + 2)
+
+
+def test_a_bench_without_tasks_or_without_texts_is_asked_nothing(
+    stand_in: StandIn, text_lineage: TextPair, twins: Pair, adapter: Adapter
+) -> None:
+    drawing = ScoreBench(
+        twins.source_model, twins.target_model, settings=DRAWN, score=ScoreSettings(harness=("hellaswag",))
+    )
+
+    assert harness_figures(bench_of(text_lineage), adapter, {"converted": adapter}) == {}
+    assert harness_figures(drawing, make_adapter(twins.source.base), {}) == {}
+    assert stand_in.calls == []
 
 
 @pytest.mark.parametrize(
