@@ -25,8 +25,8 @@ FRONT_MATTER_CHARACTERS: Final = 64 << 10
 TEXT_CHARACTERS: Final = 500
 LIST_ITEMS: Final = 16
 FRONT_MATTER: Final = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
-PHRASE_WORDS: Final = 4
-"""Words from which on an instance prompt is one that can be drawn, such as "a photo of sks dog"."""
+SCENE: Final = re.compile(r"(?:an?|the)(?: \S+){3,}", re.IGNORECASE)
+"""What an instance prompt looks like that can be drawn: "a photo of sks dog", but not "lit from the right"."""
 SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 WITHDRAWN_MODES: Final = ("archived", "takendown")
 NO_LICENCE: Final = ("", "unknown", "none", "n/a")
@@ -142,13 +142,13 @@ def facts_of_card(front: Values) -> Facts:
         licence = _text(front.get("license_name")) or licence
     widgets = front.get("widget")
     instance = _texts(front.get("instance_prompt"))
-    phrases = [text for text in instance if len(text.split()) >= PHRASE_WORDS]
+    scenes = [text for text in instance if SCENE.fullmatch(text)]
     return Facts(
         name=_text(front.get("model_name")),
         base_label=next(iter(_texts(front.get("base_model"))), None),
         licence=_licence(licence),
         trigger_words=instance,
-        prompts=_examples([*map(_widget_text, widgets if isinstance(widgets, list) else [widgets]), *phrases]),
+        prompts=_examples([*map(_widget_text, widgets if isinstance(widgets, list) else [widgets]), *scenes]),
         kind="lora" if "lora" in tags else None,
         gated=any(str(key).startswith("extra_gated") for key in front),
         opt_out="opt-out" in tags,

@@ -23,12 +23,12 @@ LONGEST = 300
 """Characters of a prompt: about what the 77 tokens of CLIP hold."""
 _READ = 4_000
 """Characters of a stranger's text that are looked at."""
-_PHRASE = 4
-"""Words from which on a trigger is a prompt of its own, such as "a photo of sks dog"."""
 
 _NETWORK = re.compile(r"<[A-Za-z]{1,16}:[^<>]{0,400}>|\bembedding:[^\s,]+")
 _WEIGHT = re.compile(r":\s{0,4}[+-]?\d{0,6}\.?\d{1,6}\s{0,4}(?=[)\]}])")
 _COMMAND = re.compile(r"\b(?:BREAK|AND|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b|\|")
+_SCENE = re.compile(r"(?:an?|the)(?: \S+){3,}", re.IGNORECASE)
+"""What a trigger looks like that names a whole picture: "a photo of sks dog", but not "lit from the right"."""
 _NO_LETTERS = re.compile(r"[\W_]+")
 _BRACKETS = re.compile(r"[()\[\]{}]")
 _ESCAPED = str.maketrans({"\ue000": "(", "\ue001": ")", "\ue002": "[", "\ue003": "]", "\\": None})
@@ -107,7 +107,7 @@ def _cut(text: str, length: int) -> str:
 
 def _of_catalogue(examples: Iterable[str], words: Sequence[str], behind: str) -> Iterator[str]:
     """Gives each example once, with the trigger words where it has none of them, but not what is a trigger only."""
-    alone = {_folded(word) for word in words if len(word.split()) < _PHRASE}
+    alone = {_folded(word) for word in words if not _SCENE.fullmatch(word)}
     for example in _distinct(examples):
         if _folded(example) in alone:
             continue

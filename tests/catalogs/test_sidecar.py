@@ -174,10 +174,11 @@ def test_example_prompts_are_found_wherever_a_tool_keeps_them(
         ),
         ({"widget": [{"messages": "x"}, {"messages": [7]}, "z", None], "instance_prompt": "TOK"}, ()),
         ({"widget": "a cat", "instance_prompt": None}, ()),
+        ({"instance_prompt": "lit from the right"}, ()),
         ({"instance_prompt": "a photo of sks dog", "widget": [{"text": "sks dog"}]}, ("sks dog", "a photo of sks dog")),
     ],
 )
-def test_a_card_gives_the_prompts_of_its_widgets_and_an_instance_prompt_that_is_a_phrase(
+def test_a_card_gives_the_prompts_of_its_widgets_and_an_instance_prompt_that_names_a_scene(
     front: dict[str, object], prompts: tuple[str, ...]
 ) -> None:
     assert facts_of_card(front).prompts == prompts

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import string
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from catalogs.sources.folder import scan_folder
 from lorax.adapter import Adapter, BaseVerdict
 from lorax.neutral_prompts import NEUTRAL_PROMPTS
 from lorax.own_words import CATALOGUE, DATASET, LONGEST, NEUTRAL, TRIGGERS, cleaned, own_prompts
@@ -79,11 +82,13 @@ def test_models_of_text_have_no_neutral_prompts_of_their_own() -> None:
     assert (found.prompts, found.sources) == (("f(x:1) [BREAK]",), (CATALOGUE,))
 
 
-def test_an_example_that_is_the_trigger_alone_is_no_example_but_a_phrase_is() -> None:
+def test_an_example_that_is_the_trigger_alone_is_no_example_unless_it_names_a_scene() -> None:
     short = own_prompts(adapter("bold style"), ["Bold_Style", "-", ""], settings("a house", samples=1))
+    manner = own_prompts(adapter("lit from the right"), ["lit from the right"], settings("a house", samples=1))
     phrase = own_prompts(adapter("a photo of sks dog"), ["a photo of sks dog"], settings("a house", samples=1))
 
     assert short.prompts == ("a house, bold style",)
+    assert manner.prompts == ("a house, lit from the right",)
     assert phrase.prompts == ("a photo of sks dog",)
 
 
@@ -192,6 +197,19 @@ def test_there_is_one_prompt_per_sample_and_fewer_samples_are_the_first_of_more(
         zip(found.prompts, found.sources, strict=True)
     ).values()]  # fmt: skip
     assert order == sorted(order)
+
+
+def test_the_adapters_of_the_example_are_asked_as_ever(repository: Path) -> None:
+    example = repository / "examples/digits"
+    wanted = ProbeSettings(
+        tuple(tomllib.loads((example / "migration.toml").read_text())["score"]["prompts"]), samples=16
+    )
+    entries = [entry for entry in scan_folder(example / "catalogue") if entry.trigger_words]
+
+    assert len(entries) > 10
+    for entry in entries:
+        found = own_prompts(adapter(*entry.trigger_words), entry.prompts, wanted, dataset=("seven", "Zero"))
+        assert found.prompts == prompts_for(wanted, entry.trigger_words)
 
 
 def test_neutral_prompts_name_no_style_and_are_all_different() -> None:
