@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_the_data_folder_is_the_one_given_then_the_environment_then_the_default(
 
 def test_settings_that_are_spelled_out_are_the_same_as_defaults(tmp_path: Path) -> None:
     short = load_migration(write(tmp_path))
-    full = load_migration(write(tmp_path, GOOD + "samples = 16\n[gate]\ndivergence_gain = 0.4\n"))
+    full = load_migration(write(tmp_path, GOOD + "samples = 16\nrounds = 2\n[gate.families]\n[encoders]\n"))
     assert short.effective() == full.effective()
 
 
@@ -139,22 +140,92 @@ def test_the_tables_have_the_names_and_defaults_of_what_they_configure() -> None
     from catalogs.policy import Policy
     from lorax.gate import GateSettings
     from lorax.probe import ProbeSettings
+    from lorax.score_settings import ScoreSettings
 
-    for table, kind in (
-        (settings.ScoreTable, ProbeSettings),
-        (settings.GateTable, GateSettings),
-        (settings.PolicyTable, Policy),
+    for table, kinds, own in (
+        (settings.ScoreTable, (ProbeSettings, ScoreSettings), set()),
+        (settings.Thresholds, (GateSettings,), set()),
+        (settings.GateTable, (GateSettings,), {"families"}),
+        (settings.PolicyTable, (Policy,), set()),
     ):
-        theirs = {field.name: field.default for field in dataclasses.fields(kind)}
-        ours = {name: field.default for name, field in table.model_fields.items()}
+        theirs = {field.name: default_of(field) for kind in kinds for field in dataclasses.fields(kind)}
+        ours = {name: field.get_default(call_default_factory=True) for name, field in table.model_fields.items()}
+        assert set(ours) == set(theirs) | own
         required = {name for name, default in theirs.items() if default is dataclasses.MISSING}
-        assert {name: value for name, value in ours.items() if name not in required} == {
-            name: value for name, value in theirs.items() if name not in required
+        assert {name: ours[name] for name in set(theirs) - required} == {
+            name: theirs[name] for name in set(theirs) - required
         }
+
+
+def default_of(field: dataclasses.Field[Any]) -> object:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def test_every_table_is_a_field_of_the_migration() -> None:
     assert set(settings.TABLES) == set(Migration.model_fields) - {"name"}
+
+
+ENCODERS = """
+[encoders.eye]
+kind = "dinov2"
+path = "eyes/dino"
+[encoders.far]
+kind = "clip"
+path = "hub:someone/clip@main"
+"""
+
+
+def test_encoders_lie_beside_the_file_or_on_a_hub_and_are_part_of_how_is_scored(tmp_path: Path) -> None:
+    found = load_migration(write(tmp_path, GOOD + ENCODERS))
+    assert found.scoring()["encoders"] == {
+        "eye": {"kind": "dinov2", "path": str(tmp_path / "eyes" / "dino")},
+        "far": {"kind": "clip", "path": "hub:someone/clip@main"},
+    }
+    assert load_migration(write(tmp_path)).scoring()["encoders"] == {}
+
+
+def test_an_encoder_needs_a_kind_and_a_place(tmp_path: Path) -> None:
+    text = refusal(tmp_path, GOOD + '[encoders.eye]\nkid = "clip"\n')
+    assert "[encoders.eye]: 'kind' is missing" in text
+    assert "[encoders.eye]: 'path' is missing" in text
+    assert "[encoders.eye]: unknown setting 'kid'" in text
+
+
+def test_a_gate_has_thresholds_for_all_figures_and_others_for_a_family(tmp_path: Path) -> None:
+    gate = """
+    [gate]
+    divergence_gain = 0.3
+    least = { effect_cosine = 0.5 }
+    most.drift = 0.4
+    [gate.families.sdxl]
+    margin_over_random = 0.2
+    """
+    found = load_migration(write(tmp_path, GOOD + gate)).gate
+    assert (found.divergence_gain, found.margin_over_random, found.allowed_under_copy) == (0.3, None, None)
+    assert (found.least, found.most) == ({"effect_cosine": 0.5}, {"drift": 0.4})
+    assert found.families["sdxl"].margin_over_random == 0.2
+    assert found.families["sdxl"].divergence_gain is None
+
+
+def test_a_threshold_of_a_family_is_refused_by_its_name(tmp_path: Path) -> None:
+    text = refusal(tmp_path, GOOD + "[gate.families.sdxl]\ndivergence_gian = 0.2\n")
+    assert "[gate.families.sdxl]: unknown setting 'divergence_gian'" in text
+
+
+def test_files_that_scores_read_are_relative_to_the_settings(tmp_path: Path) -> None:
+    files = 'text = "a.txt"\npredict = "b.txt"\nquestions = "../c.txt"\nharness_tasks = "tasks"\n'
+    score = load_migration(write(tmp_path, GOOD + files)).scoring()
+    assert [score[name] for name in ("text", "predict", "questions", "harness_tasks")] == [
+        str(tmp_path / "a.txt"),
+        str(tmp_path / "b.txt"),
+        str(tmp_path.parent / "c.txt"),
+        str(tmp_path / "tasks"),
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["rounds = 7", "rounds = -1", "samples = 0", "pictures = -1", "length = 1"])
+def test_numbers_that_make_no_score_are_refused(tmp_path: Path, wrong: str) -> None:
+    assert f"[score]: {wrong.partition(' ')[0]}: " in refusal(tmp_path, GOOD + wrong + "\n")
 
 
 def test_bases_that_draw_pictures_are_not_scored_without_prompts(tmp_path: Path) -> None:

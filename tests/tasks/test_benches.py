@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import threading
 from pathlib import Path
 
 import pytest
 
+from lorax.errors import Stop
 from lorax.score import ScoreBench
-from tasks.benches import SMALL_BYTES, BenchPool, room_for
+from lorax.score_settings import ScoreSettings
+from tasks.benches import SMALL_BYTES, BenchPool, EncoderChoice, ScoreTask, room_for
 from tests.stand_ins.pairs import SETTINGS
 from tests.stand_ins.tiny_bases import make_base
+
+TASK = ScoreTask(SETTINGS, ScoreSettings())
 
 
 @pytest.fixture(scope="module")
@@ -19,30 +24,59 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def test_two_borrowers_never_get_the_same_bench(folders: tuple[str, str]) -> None:
-    pool = BenchPool(folders, SETTINGS, device="cpu", limit=2)
+    pool = BenchPool(folders, device="cpu", limit=2)
 
-    with pool.lent() as first, pool.lent() as second:
+    with pool.lent(TASK) as first, pool.lent(TASK) as second:
         assert first is not second
 
 
 def test_a_bench_given_back_is_lent_again(folders: tuple[str, str]) -> None:
-    pool = BenchPool(folders, SETTINGS, device="cpu", limit=2)
-    with pool.lent() as first:
+    pool = BenchPool(folders, device="cpu", limit=2)
+    with pool.lent(TASK) as first:
         pass
-    with pool.lent() as again:
+    with pool.lent(TASK) as again:
         assert again is first
 
 
+def test_a_bench_is_set_for_each_task_anew_and_its_models_stay(folders: tuple[str, str]) -> None:
+    pool = BenchPool(folders, device="cpu", limit=1)
+    other = ScoreTask(dataclasses.replace(SETTINGS, seed=9), ScoreSettings(rounds=0))
+    with pool.lent(TASK) as bench:
+        models = (bench.source, bench.target)
+        assert (bench.settings, bench.score_settings) == (TASK.probe, TASK.settings)
+    with pool.lent(other) as bench:
+        assert (bench.source, bench.target) == models
+        assert (bench.settings, bench.score_settings) == (other.probe, other.settings)
+
+
+def test_an_encoder_of_no_known_kind_stops_and_the_bench_is_free_again(folders: tuple[str, str]) -> None:
+    pool = BenchPool(folders, device="cpu", limit=1)
+    blind = dataclasses.replace(TASK, encoders=(EncoderChoice("eye", "telescope", "nowhere"),))
+    with pytest.raises(Stop, match=r"\[encoders\.eye\]: there is no kind 'telescope'"), pool.lent(blind):
+        pass
+    with pool.lent(TASK) as bench:
+        assert bench.encoders == {}
+
+
+def test_a_task_is_read_from_the_plain_values_of_a_migration() -> None:
+    eye = {"kind": "clip", "path": "/eyes"}
+    values = {"samples": 3, "prompts": ["a"], "rounds": 0, "pictures": 2, "encoders": {"eye": eye}}
+    task = ScoreTask.of(values)
+    assert (task.probe.samples, task.probe.prompts) == (3, ("a",))
+    assert (task.settings.rounds, task.settings.pictures) == (0, 2)
+    assert task.encoders == (EncoderChoice("eye", "clip", "/eyes"),)
+
+
 def test_who_finds_no_room_waits_for_one(folders: tuple[str, str]) -> None:
-    pool = BenchPool(folders, SETTINGS, device="cpu", limit=1)
+    pool = BenchPool(folders, device="cpu", limit=1)
     got: list[ScoreBench] = []
 
     def borrow() -> None:
-        with pool.lent() as bench:
+        with pool.lent(TASK) as bench:
             got.append(bench)
 
     waiting = threading.Thread(target=borrow)
-    with pool.lent() as first:
+    with pool.lent(TASK) as first:
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()

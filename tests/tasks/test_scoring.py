@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from lorax.gate import GateSettings
+from lorax.score_settings import ScoreSettings
+from tasks.bases import open_base
 from tasks.conversion import convert_shard
 from tasks.convert import convert  # noqa: F401 - the tasks import without an API
-from tasks.scoring import Scored, ScoreItem, score_key, score_shard
+from tasks.scoring import Scored, ScoreItem, gate_for, score_key, score_shard
 from tests.tasks.conftest import PROBE, Steps
 from tests.tasks.test_conversion import as_dora
 from tests.tasks.test_conversion import items_of as items_to_convert
@@ -97,6 +100,55 @@ def test_the_gate_decides_on_the_figures(scored: list[Scored], steps: Steps) -> 
     assert [record["judged"] and record["judged"]["passed"] for record in strict] == [False] * len(strict)
     assert strict[0]["judged"] is not None
     assert strict[0]["judged"]["reasons"][0][0] == "gate-divergence-gain"
+
+
+def test_figures_that_come_from_weights_stand_beside_the_others(scored: list[Scored]) -> None:
+    assert scored[0]["scored"] is not None
+    own = scored[0]["scored"]["figures"]["converted"]
+    assert own["missing"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert own["kept_norm"]["value"] == pytest.approx(1.0, abs=1e-3)
+    assert "missing" not in scored[0]["scored"]["figures"]["copy"]
+
+
+def test_a_verdict_says_by_which_thresholds_it_was_found(scored: list[Scored], steps: Steps) -> None:
+    assert scored[0]["judged"] is not None
+    assert scored[0]["judged"]["outcome"] == "pass"
+    gate = scored[0]["judged"]["gate"]
+    assert (gate["divergence_gain"], gate["allowed_under_copy"]) == (-9.0, 9.0)
+    assert gate["most"]["missing"] > 0
+
+    [first, *_] = score(steps, items_of(steps, card=scored[0]["scored"]), steps.data, gate={})
+    assert first["judged"] is not None
+    assert None not in first["judged"]["gate"].values()
+
+
+def test_a_family_has_its_own_thresholds_and_the_others_from_all(steps: Steps) -> None:
+    target = open_base(steps.bases[1]).base
+    common = {"divergence_gain": 0.4, "margin_over_random": 0.2, "least": {"effect_cosine": 0.1}}
+    special = {"divergence_gain": 0.1, "margin_over_random": None, "least": {}, "most": {}}
+    own = gate_for({**common, "families": {target.family: special}}, target)
+    other = gate_for({**common, "families": {"another": special}}, target)
+    assert own == GateSettings(0.1, 0.2, least={"effect_cosine": 0.1})
+    assert other == GateSettings(0.4, 0.2, least={"effect_cosine": 0.1})
+
+
+def test_a_verdict_in_doubt_is_looked_at_again_while_there_are_samples_left(scored: list[Scored], steps: Steps) -> None:
+    assert scored[0]["scored"] is not None
+    card = json.loads(json.dumps(scored[0]["scored"]))
+    gain = card["figures"]["converted"]["divergence_gain"]
+    edge = {**GATE, "divergence_gain": (gain["low"] + gain["high"]) / 2}
+    few = {**card, "samples": PROBE["samples"]}
+    all_of_them = {**card, "samples": PROBE["samples"] << ScoreSettings().rounds}
+    one = items_of(steps)[:1]
+
+    [again] = score(steps, [{**one[0], "card": few}], steps.data / "images", gate=edge)
+    [settled] = score(steps, [{**one[0], "card": all_of_them}], steps.data / "images", gate=edge)
+
+    assert again["scored"] is not None
+    assert again["scored"]["samples"] > PROBE["samples"]
+    assert settled["scored"] is None
+    assert settled["judged"] is not None
+    assert (settled["judged"]["passed"], settled["judged"]["outcome"]) == (False, "uncertain")
 
 
 def test_figures_of_an_earlier_run_are_judged_without_running_a_model(
