@@ -276,9 +276,10 @@ def adapter_for(folder: Path, *, components: tuple[str, ...], seed: int = 0, str
 
 def predicted(model: PictureModel[Any], *, guidance: float = 1.0) -> Tensor:
     """Returns what a model says of two noisy latents under two prompts and noise levels."""
-    latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+    timesteps = torch.tensor([100, 700], device=model.device)
     with torch.no_grad():
-        return model.predict(latents, torch.tensor([100, 700]), states=model.encode(PROMPTS), guidance=guidance)
+        return model.predict(latents, timesteps, states=model.encode(PROMPTS), guidance=guidance).cpu()
 
 
 def merge(model: PictureModel[Any], adapter: Adapter) -> None:
