@@ -120,14 +120,18 @@ def shuffled(adapter: Adapter) -> Adapter:
         one = updates[site]
         by_shape.setdefault((one.out_features, one.columns, one.kernel), []).append(site)
     moved = {
-        site: updates[sites[(place + 1) % len(sites)]] for sites in by_shape.values() for place, site in enumerate(sites)
+        site: updates[sites[(place + 1) % len(sites)]]
+        for sites in by_shape.values()
+        for place, site in enumerate(sites)
     }
     return _with(adapter, moved)
 
 
 def halved(adapter: Adapter) -> Adapter:
     """Returns the adapter without every other site."""
-    return _with(adapter, {site: one for index, (site, one) in enumerate(sorted(adapter.low_rank().items())) if index % 2})
+    return _with(
+        adapter, {site: one for index, (site, one) in enumerate(sorted(adapter.low_rank().items())) if index % 2}
+    )
 
 
 def spoilt(adapter: Adapter) -> Adapter:
@@ -145,4 +149,6 @@ def _with(adapter: Adapter, updates: Mapping[Site, LowRank]) -> Adapter:
 
 def finite(adapter: Adapter) -> bool:
     """Tells whether every number of the updates is one."""
-    return all(bool(torch.isfinite(one.up).all() and torch.isfinite(one.down).all()) for one in adapter.low_rank().values())
+    return all(
+        bool(torch.isfinite(one.up).all() and torch.isfinite(one.down).all()) for one in adapter.low_rank().values()
+    )

@@ -73,6 +73,7 @@ def example() -> Example:
         TARGETS,
         list(subjects.values()),
         ProbeSettings(prompts=prompts, samples=40),
+        ProbeSettings(prompts=prompts),
         loss,
         training,
         all_steps=recipes.STEPS,

@@ -49,7 +49,8 @@ class Example:
     """Bases, adapters and how they are measured.
 
     targets: name -> how it is related to the source, in two or three words; training(base name, task, steps): seconds
-    that so many steps of training an adapter took, all_steps: how many make an adapter.
+    that so many steps of training an adapter took, all_steps: how many make an adapter; probe: of methods that
+    calibrate; score: that conversions are scored on.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Example:
     targets: Mapping[str, str]
     subjects: Sequence[Subject]
     probe: ProbeSettings
+    score: ProbeSettings
     loss: Loss
     training: Callable[[str, str, int], float]
     all_steps: int

@@ -73,6 +73,7 @@ def example() -> Example:
         for record in index["adapters"]
     ]
     probe = ProbeSettings(prompts=(), samples=128, length=128, text=calibration_text())
+    score = ProbeSettings(prompts=(), samples=48, length=128)
     return Example(
-        "text", FOLDER / "bases", "text-v1", TARGETS, subjects, probe, loss, training, all_steps=adapters.STEPS
+        "text", FOLDER / "bases", "text-v1", TARGETS, subjects, probe, score, loss, training, all_steps=adapters.STEPS
     )

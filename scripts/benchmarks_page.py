@@ -39,7 +39,9 @@ def page() -> str:
     parts = [OPENING]
     if (file := RESULTS / "fidelity.json").exists():
         parts += list(_fidelity(json.loads(file.read_text(encoding="utf-8"))))
-    for name in ("apply", "compile", "genuine"):
+    if (file := RESULTS / "gate.json").exists():
+        parts += list(_gate(json.loads(file.read_text(encoding="utf-8"))))
+    for name in ("score_cost", "apply", "compile", "genuine"):
         if (file := RESULTS / f"{name}.json").exists():
             parts += list(_plain(json.loads(file.read_text(encoding="utf-8"))))
     return "\n\n".join(parts)
@@ -60,6 +62,20 @@ def _fidelity(stored: Mapping[str, Any]) -> Iterable[str]:
         yield _table(COLUMNS, [[_named(row[0], controls), *row[1:]] for row in rows_of(own)])
         if without := [f"`{method}`" for place, method in stored["nothing"] if place == target]:
             yield f"No site of these adapters fits the target by {', '.join(without)}."
+
+
+def _gate(stored: Mapping[str, Any]) -> Iterable[str]:
+    """The gate bench: its docstring, and its tables as it prints them."""
+    from bench import gate, gate_table
+
+    first, command, *others = (gate.__doc__ or "").strip().split("\n\n")
+    yield f"## The gate\n\n`{command.strip()}`\n\n" + "\n\n".join([first, *others])
+    yield "![Score against true R, and how often a conversion of a score is good](pictures/gate.svg)"
+    yield _made_with(stored["made_with"])
+    found = [gate_table.Case.of(values) for values in stored["cases"]]
+    for title, columns, rows in gate_table.tables(found):
+        yield f"### {title}"
+        yield _table(columns, rows)
 
 
 def _task(cell: Cell) -> str:

@@ -20,7 +20,7 @@ from pydantic import BaseModel  # noqa: E402 - after the path
 from pydantic_core import PydanticUndefined  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from scripts import benchmarks_page  # noqa: E402
+from scripts import benchmarks_page, scores_page  # noqa: E402
 
 NOTE = "<!-- Written by scripts/generate_docs.py from the code; `make docs` writes it anew. -->"
 
@@ -40,10 +40,9 @@ def _code(words: Iterable[object]) -> str:
 
 
 def methods_page() -> str:
-    """Returns the page of transfer methods, scorers and probes."""
+    """Returns the page of transfer methods and probes."""
     from lorax.methods import METHODS
     from lorax.probes import PROBES
-    from lorax.scorers import SCORERS
 
     settings = [
         (f"`{method.name}`", f"`{name}`", f"`{value}`")
@@ -52,7 +51,7 @@ def methods_page() -> str:
     ]
     return "\n\n".join(
         [
-            "# Methods, scorers and probes",
+            "# Methods and probes",
             (
                 'A method is chosen per pair: `method = "…"` in a `[[pairs]]` table of the migration\'s settings. '
                 "Controls are there to be compared with, not to be published."
@@ -67,14 +66,6 @@ def methods_page() -> str:
             "## Settings of methods\n\nThey go into `[pairs.settings]`; these are the defaults.",
             table(["method", "setting", "default"], settings),
             refresh_section(),
-            "## Figures of a score card",
-            table(
-                ["figure", "what it says", "probe", "better", "source"],
-                (
-                    (f"`{s.name}`", s.summary, f"`{s.probe}`", "higher" if s.higher_is_better else "lower", s.reference)
-                    for s in SCORERS.values()
-                ),
-            ),
             "## Probes",
             table(["probe", "what it shows the models"], ((f"`{p.name}`", p.summary) for p in PROBES.values())),
         ]
@@ -285,6 +276,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/methods.md": methods_page,
     "docs/queries.md": queries_page,
     "docs/reason-codes.md": reason_codes_page,
+    "docs/scores.md": scores_page.page,
     "docs/settings.md": settings_page,
 }
 
