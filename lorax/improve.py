@@ -117,7 +117,7 @@ def improved(
     models: source and target; adapter: as it was read, of which the student learns. A probe without prompts is drawn
     for the adapter's trigger words. Raises Stop for models that do not compare.
     """
-    asked = replace(settings, probe=for_words(settings.probe, adapter))
+    asked = settings if settings.words else replace(settings, probe=for_words(settings.probe, adapter))
     choice = {name: start.conversion.adapter for name, start in starts.items()}
     found = refresh(*models, adapter, choice, asked, progress=progress, stop=stop)
     plan, conversion = starts[found.started_from]

@@ -55,6 +55,8 @@ class RefreshSettings:
     """How a refresh is done.
 
     probe: prompts, length and noise levels of what is drawn (its `samples` is left aside);
+    words: prompts that source+adapter draws for, one after the other; empty: those of the probe, with the adapter's
+    trigger words;
     samples: to learn from; held_out: as many more that are never learnt from;
     steps, seconds: the budget, whichever ends first, drawing included; seconds None: steps alone;
     batch: texts, or noisy pictures, in a step; rate: the learning rate of updates with scale 1, reached after `warm_up`
@@ -85,6 +87,7 @@ class RefreshSettings:
     checks: int = 5
     patience: int = 3
     memory: int = 1 << 30
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,7 @@ class _Refresh:
         self._teacher = Teacher(source, target, adapter, mix=settings.mix)
         self._memory = Memory(settings.memory)
         progress("draw samples", 0, 1)
-        samples = OwnSamples(source, adapter, settings.probe)
+        samples = OwnSamples(source, adapter, settings.probe, prompts=settings.words)
         samples.draw(settings.held_out + (settings.samples or NEAR[source.kind].samples))
         probe = samples.probe(slice(settings.held_out))
         self._held_out = Exam.of(target, probe, Teacher(source, target, adapter, mix=0.0))

@@ -127,11 +127,18 @@ class Drift:
 
 
 class OwnSamples:
-    """Gives samples that source+adapter draws for the adapter's own words; more of them when more are wanted."""
+    """Gives samples that source+adapter draws for the adapter's own words; more of them when more are wanted.
 
-    def __init__(self, source: RunningModel, adapter: Adapter, settings: ProbeSettings) -> None:
-        self._source, self._adapter, self._settings = source, adapter, settings
-        self._words = [word for word in adapter.trigger_words if word not in settings.prompts]
+    prompts: to draw for; empty for those of the settings, with the adapter's trigger words.
+    """
+
+    def __init__(
+        self, source: RunningModel, adapter: Adapter, settings: ProbeSettings, *, prompts: tuple[str, ...] = ()
+    ) -> None:
+        self._source, self._adapter = source, adapter
+        self._settings = replace(settings, prompts=prompts) if prompts else settings
+        words = () if prompts else adapter.trigger_words
+        self._words = [word for word in words if word not in settings.prompts]
         self._drawn: list[Tensor] = []
 
     def draw(self, count: int) -> None:

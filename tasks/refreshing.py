@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +22,6 @@ from lorax.correspondence import Matches
 from lorax.improve import REFRESH, Improved, improved, refreshed_name, starts_from
 from lorax.lowering import LoweredAdapter, lower_adapter
 from lorax.refresh import Progress, RefreshSettings
-from lorax.running_model import RunningModel
 from lorax.score_settings import ScoreSettings
 from lorax.write import dialect_for
 from tasks.bases import BaseFolder, candidates, open_base
@@ -39,6 +37,8 @@ from tasks.survey import FoundFile
 from tasks.ticks import tick
 
 ZERO = "zero"
+MOST_PROMPTS = 64
+"""Different prompts that one adapter is learnt by."""
 
 
 class RefreshItem(TypedDict):
@@ -115,7 +115,8 @@ def _refresh(work: _Work, item: RefreshItem) -> Refreshed:
     earlier = attempt(lambda: _would_be(work, item)) if rejected is None else rejected
     if isinstance(earlier, Ended):
         return _record(item, seconds=time.monotonic() - began, why=earlier)
-    name = refreshed_name(earlier, work.settings)
+    # What the catalogue says an adapter is called by decides what is drawn, and so what is learnt.
+    name = refreshed_name(earlier, dataclasses.replace(work.settings, words=(*_triggers(item), *_examples(item))))
     staged = find_staged(work.conversions, name)
     if staged is not None:
         tick(REFRESH)
@@ -138,9 +139,11 @@ def _would_be(work: _Work, item: RefreshItem) -> str:
 def _make(work: _Work, item: RefreshItem, name: str) -> dict[str, Any]:
     """Refreshes an adapter and stages the result; returns what its `conversion.json` holds."""
     began = time.monotonic()
-    adapter = _with_words(read_stored(item["files"], item["entry"], work.known), item["entry"])
+    adapter = read_stored(item["files"], item["entry"], work.known)
+    if words := _triggers(item):  # those of the catalogue are the ones that people type
+        adapter = dataclasses.replace(adapter, trigger_words=words)
     lowered = lower_adapter(adapter, work.source.weight)
-    found = _improved(work, adapter, lowered)
+    found = _improved(work, adapter, lowered, _examples(item))
     made = Made(
         name=name,
         conversion=found.conversion,
@@ -158,19 +161,16 @@ def _make(work: _Work, item: RefreshItem, name: str) -> dict[str, Any]:
     return stage(made, work.conversions, entry_key=item["entry_key"], called=item["entry"]["name"], facts=facts)
 
 
-def _improved(work: _Work, adapter: Adapter, lowered: LoweredAdapter) -> Improved:
+def _improved(work: _Work, adapter: Adapter, lowered: LoweredAdapter, examples: tuple[str, ...]) -> Improved:
+    """Refreshes an adapter on the models that conversions are scored on, for the same words that they are asked."""
     matches = _matches(work.source, work.target)
     plans = {name: open_plan(plan["path"]) for name, plan in work.plans.items()}
     starts = starts_from(plans, lowered.adapter, matches, target=work.target.base)
-    with _models(work) as models:
-        return improved(models, adapter, starts, work.settings, matches, progress=_ticking())
-
-
-@contextmanager
-def _models(work: _Work) -> Iterator[tuple[RunningModel, RunningModel]]:
-    """Lends both models of the pair: the ones that its conversions were scored on, where this worker did that."""
-    with pool_of(work.folders, device()).lent(ScoreTask(work.settings.probe, ScoreSettings())) as bench:
-        yield bench.source, bench.target
+    probe = work.settings.probe
+    with pool_of(work.folders, device()).lent(ScoreTask(probe, ScoreSettings())) as bench:
+        words = bench.words(adapter, examples, dataclasses.replace(probe, samples=MOST_PROMPTS))
+        settings = dataclasses.replace(work.settings, words=tuple(dict.fromkeys(words.prompts)))
+        return improved((bench.source, bench.target), adapter, starts, settings, matches, progress=_ticking())
 
 
 @lru_cache(maxsize=2)
@@ -192,10 +192,12 @@ def _ticking() -> Progress:
     return told
 
 
-def _with_words(adapter: Adapter, entry: Mapping[str, Any]) -> Adapter:
-    """Returns the adapter with the catalogue's trigger words where it has some: it is scored on those too."""
-    words = tuple(entry.get("trigger_words") or ())
-    return dataclasses.replace(adapter, trigger_words=words) if words else adapter
+def _triggers(item: RefreshItem) -> tuple[str, ...]:
+    return tuple(item["entry"].get("trigger_words") or ())
+
+
+def _examples(item: RefreshItem) -> tuple[str, ...]:
+    return tuple(item["entry"].get("prompts") or ())
 
 
 def _record(

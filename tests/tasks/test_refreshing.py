@@ -86,11 +86,12 @@ def test_it_is_a_conversion_like_any_other_and_says_what_was_learnt(done: tuple[
 
 def test_its_name_is_known_before_it_is_made(done: tuple[Path, Refreshed], steps: Steps) -> None:
     probe = ProbeSettings(prompts=("a digit", "a handwritten one"), samples=2, timesteps=(500,), steps=2)
-    settings = RefreshSettings(probe)
+    settings = RefreshSettings(probe, words=("bold style",), **LIMITS)
     (item,) = items_of(steps)
-    expected = refreshed_name(str(item["conversion_id"]), dataclasses.replace(settings, **LIMITS))
-    assert done[1]["conversion_id"] == expected
-    assert expected != refreshed_name(str(item["conversion_id"]), settings)
+    earlier = str(item["conversion_id"])
+    assert done[1]["conversion_id"] == refreshed_name(earlier, settings)
+    others = (dataclasses.replace(settings, steps=4), dataclasses.replace(settings, words=("thin style",)))
+    assert len({refreshed_name(earlier, each) for each in (settings, *others)}) == 3
 
 
 def test_what_is_staged_is_found_and_not_learnt_again(
@@ -123,6 +124,16 @@ def test_without_an_earlier_conversion_its_name_follows_from_the_one_that_would_
     (item,) = items_of(steps)
     (record,) = refreshed(steps, zero, [{**item, "conversion_id": None}], out=done[0])
     assert record["conversion_id"] == done[1]["conversion_id"]
+
+
+def test_what_the_catalogue_shows_an_adapter_with_is_learnt_by(
+    done: tuple[Path, Refreshed], steps: Steps, zero: PreparedPlan, tmp_path: Path
+) -> None:
+    (item,) = items_of(steps)
+    entry = {**item["entry"], "prompts": ["a bold style portrait of a sailor"]}
+    (other,) = refreshed(steps, zero, [{**item, "entry": entry}], out=tmp_path)
+    assert other["conversion_id"] != done[1]["conversion_id"]
+    assert body_of(other)["weights_sha256_out"] != body_of(done[1])["weights_sha256_out"]
 
 
 def test_one_that_cannot_be_read_ends_alone_and_leaves_nothing_behind(
