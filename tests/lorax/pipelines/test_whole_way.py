@@ -1,7 +1,8 @@
-"""A pair of each kind goes the whole way: both bases are run, a plan is calibrated, an adapter moved and scored."""
+"""A pair of each kind goes the whole way: a plan is calibrated, an adapter moved, scored, and refreshed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from lorax.convert import Conversion, convert_adapters
 from lorax.flow_model import FlowModel
 from lorax.prepare import prepare_plan
 from lorax.probe import ProbeSettings
+from lorax.refresh import RefreshSettings, refresh
 from lorax.score import ScoreBench
 from tests.stand_ins.tiny_pipelines import SSD, adapter_for, later, make_flux, make_sdxl, make_wan
 
 SETTINGS = ProbeSettings(prompts=("a digit", "bold style, one"), samples=4, timesteps=(100, 500, 900), steps=2)
+QUICK = RefreshSettings(SETTINGS, samples=6, held_out=4, steps=10, batch=6, rate=1e-2, warm_up=3, neutral=4)
 MAKERS: dict[str, Any] = {
     "Stable Diffusion XL": make_sdxl,
     "SSD-1B": lambda folder, seed: make_sdxl(folder, seed=seed, **SSD),
@@ -27,7 +30,7 @@ MUTE = dict.fromkeys(("Stable Diffusion XL", "SSD-1B"), ("text_encoder", "1"))
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_an_adapter_is_moved_by_a_calibrated_plan_and_scored(
+def test_an_adapter_is_moved_by_a_calibrated_plan_scored_and_refreshed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FlowModel, "pixels", 16)
@@ -39,7 +42,8 @@ def test_an_adapter_is_moved_by_a_calibrated_plan_and_scored(
     plan = prepare_plan(bases[0], bases[1], method="calibrated", settings={}, probe=SETTINGS)
     [converted] = convert_adapters(plan, [adapter])
     assert isinstance(converted, Conversion)
-    card = ScoreBench.open(source, target, settings=SETTINGS).score(adapter, {"converted": converted.adapter})
+    bench = ScoreBench.open(source, target, settings=SETTINGS)
+    card = bench.score(adapter, {"converted": converted.adapter})
 
     assert {site.target for site in plan.sites if site.term is None} == {
         site
@@ -49,3 +53,7 @@ def test_an_adapter_is_moved_by_a_calibrated_plan_and_scored(
     figures = card.figures["converted"]
     assert figures["divergence_gain"].value > 0.5
     assert figures["effect_cosine"].value > 0.8
+
+    weak = {site: replace(update, scale=0.3 * update.scale) for site, update in adapter.updates.items()}
+    found = refresh(bench.source, bench.target, adapter, replace(adapter, updates=weak), QUICK)
+    assert found.best.gain > found.start.gain + 0.1
