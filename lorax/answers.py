@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch import Tensor
 
 from lorax.language_model import LanguageModel
 
@@ -20,17 +18,25 @@ def answers(model: LanguageModel, starts: Sequence[Sequence[int]], *, most: int)
     """Returns one line of text for each start (tokens): the greedy answer, spaces between its words made single.
 
     An answer ends where the model ends it, with the line in which it has its first word, or after `most` tokens.
-    Starts of equal length are run as one batch; the order is kept.
+    Starts of about equal length are run as one batch; the order is kept.
     """
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for place, start in enumerate(starts):
-        by_length[len(start)].append(place)
     found = [""] * len(starts)
-    for places in by_length.values():
-        written = _written(model, torch.tensor([list(starts[place]) for place in places]), most)
+    for places in _alike(starts, within=most):
+        written = _written(model, [starts[place] for place in places], most)
         for place, tokens in zip(places, written, strict=True):
             found[place] = one_line(model.tokenizer.decode(tokens, skip_special_tokens=True))
     return found
+
+
+def _alike(starts: Sequence[Sequence[int]], *, within: int) -> list[list[int]]:
+    """Returns the places of starts in groups, of which none is longer than its shortest by more than `within`."""
+    groups: list[list[int]] = []
+    for place in sorted(range(len(starts)), key=lambda place: len(starts[place])):
+        if groups and len(starts[place]) <= len(starts[groups[-1][0]]) + within:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
 
 
 def one_line(text: str) -> str:
@@ -38,8 +44,12 @@ def one_line(text: str) -> str:
     return " ".join(text.strip().partition("\n")[0].split())
 
 
-def _written(model: LanguageModel, starts: Tensor, most: int) -> list[list[int]]:
-    """Returns the tokens that follow each start (n, some), at most `most`, without the one that ends a text."""
+def _written(model: LanguageModel, starts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """Returns the tokens that follow each start, at most `most`, without the one that ends a text.
+
+    All starts are read together as far as the shortest goes. From there on each is given its own next token for as
+    long as it has one, and then writes: without padding, which not every model can be told to look away from.
+    """
     ends = _ends(model)
 
     @cache
@@ -48,19 +58,23 @@ def _written(model: LanguageModel, starts: Tensor, most: int) -> list[list[int]]
 
     written: list[list[int]] = [[] for _ in starts]
     going = set(range(len(starts)))
-    fresh, past = starts, None
-    for _ in range(most):
+    read = min(map(len, starts))
+    fresh, past = torch.tensor([list(start[:read]) for start in starts]), None
+    while going:
         found = model.model(input_ids=fresh.to(model.device), past_key_values=past, use_cache=True)
         past = found.past_key_values
-        fresh = found.logits[:, -1:].argmax(-1).cpu()
+        likeliest = found.logits[:, -1].argmax(-1).tolist()
         for row in tuple(going):
-            token = int(fresh[row])
+            token = likeliest[row]
+            if read < len(starts[row]):
+                continue
             if token not in ends:
                 written[row].append(token)
-            if token in ends or (breaks(token) and _has_a_line(model.tokenizer.decode(written[row]))):
+            over = breaks(token) and _has_a_line(model.tokenizer.decode(written[row]))
+            if token in ends or over or len(written[row]) == most:
                 going.discard(row)
-        if not going:
-            break
+        upcoming = [start[read] if read < len(start) else likeliest[row] for row, start in enumerate(starts)]
+        fresh, read = torch.tensor(upcoming)[:, None], read + 1
     return written
 
 

@@ -35,7 +35,7 @@ class AnswerLook(Look):
         self._most = max([LONGEST, *(len(model.tokenizer(" " + answer).input_ids) + 1 for answer in known)])
         room = min(_context(scene.source), _context(scene.target)) - self._most
         pairs = [(question, _start(file, question, model, room=room)) for question in questions]
-        pairs.sort(key=lambda pair: len(pair[1]))  # starts of equal length are run at once
+        pairs.sort(key=lambda pair: len(pair[1]))  # starts of about equal length are run at once
         self._questions, self._starts = zip(*pairs, strict=True)
         self.group = torch.arange(len(pairs))
         self._batches = slices(len(pairs), texts_at_once(scene, length=len(self._starts[-1])))

@@ -59,7 +59,7 @@ def starts(talker: LanguageModel, *prompts: str) -> list[list[int]]:
 
 def test_answers_are_those_of_greedy_generation_by_transformers(text_lineage: TextPair) -> None:
     model = text_lineage.source_model
-    prompts = ["abc", "dd", "a", "ee", "ponm", "fg"]
+    prompts = ["abc", "dd", "a", "ee", "ponm", "fg", "a" * 11, "b" * 30, "abcd" * 7]
 
     found = answers(model, starts(model, *prompts), most=10)
 
@@ -87,6 +87,19 @@ def test_an_answer_ends_after_the_most_tokens(talker: LanguageModel) -> None:
 
     assert answers(model, starts(talker, "a"), most=7) == ["bcdbcdb"]
     assert spoken.steps == 7
+
+
+def test_starts_of_about_equal_length_are_run_together(talker: LanguageModel) -> None:
+    model, spoken = parrot(talker, a="bcdefghijk")
+
+    answers(model, starts(talker, "a", "ab", "abc", "abcd"), most=3)
+
+    assert spoken.steps == 3 + 3  # the longest is read three steps later, and all are written in three
+
+    spoken.steps = 0
+    answers(model, starts(talker, "a", "abcde"), most=3)
+
+    assert spoken.steps == 3 + 3  # too far apart to be one batch
 
 
 def test_nothing_is_run_once_every_answer_has_ended(talker: LanguageModel) -> None:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lorax.errors import Stop
+from lorax.judging import Asked, more
 from lorax.language_model import LanguageModel, TextParts
 from lorax.probe_look import ProbeLook
 from lorax.score import ScoreBench
@@ -167,3 +168,14 @@ def test_windows_may_be_of_any_length(text_lineage: TextPair, file: Path) -> Non
     probe = windows(text_lineage.source_model, file, replace(SETTINGS, samples=100, length=50))
 
     assert probe.tokens.shape == (2 * len(LETTERS) ** 2 // 50, 50)
+
+
+def test_further_rounds_do_not_count_the_windows_of_a_file_again(text_lineage: TextPair, file: Path) -> None:
+    settings = ScoreSettings(predict=str(file))
+    bench = ScoreBench(text_lineage.source_model, text_lineage.target_model, settings=SETTINGS, score=settings)
+    asked = Asked(make_adapter(text_lineage.source.base, match=""), {})
+
+    found = bench.tally(asked.adapter, asked.candidates).with_more(more(bench, asked, 0)).sums["zero"]
+
+    assert len(found["perplexity"]) == SETTINGS.samples
+    assert len(found["sample_loss"]) == 2 * SETTINGS.samples
