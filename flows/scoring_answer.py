@@ -20,6 +20,7 @@ from lorax.scorer import Figure
 
 STATUS = {"pass": 0, "fail": 3, "uncertain": 4}
 """Exit status by verdict; 1 is for an adapter that cannot be read, 2 for a wrong call."""
+RIVALS = ("zero", "copy", "random")
 _STYLES = {"pass": "bold green", "fail": "bold red", "uncertain": "bold yellow"}
 
 
@@ -48,10 +49,10 @@ class Answer:
             "verdict": self.verdict.outcome,
             "reasons": [{"code": code, "text": text} for code, text in self.verdict.reasons],
             "figures": _plain(card.figures.get(CONVERTED, {})),
-            "rivals": {name: _plain(found) for name, found in card.figures.items() if name != CONVERTED},
+            "rivals": {name: _plain(card.figures[name]) for name in RIVALS if name in card.figures},
             "margins": _plain(card.margins),
             "samples": card.samples,
-            "prompts": list(card.words),
+            "words": list(card.words),
             "kind": card.kind,
             "gate": thresholds(self.gate, card.kind),
             "seconds": round(self.seconds, 1),
@@ -91,7 +92,7 @@ def print_table(answer: Answer) -> None:
 
 def _table(answer: Answer) -> Table:
     card = answer.card
-    rivals = [name for name in ("zero", "copy", "random") if name in card.figures]
+    rivals = [name for name in RIVALS if name in card.figures]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("figure", no_wrap=True)
     for heading in ("value", "95 % interval", "wanted", *rivals):

@@ -23,6 +23,7 @@ from lorax.score_card import CONVERTED, ScoreCard
 from lorax.scorer import Figure
 from lorax.weight_figures import plan_matches, weight_figures
 from tasks.device import device
+from tasks.harness import harness_figures, with_harness
 from tasks.planning import CONTROLS
 
 
@@ -70,12 +71,16 @@ def score_conversion(
 ) -> tuple[ScoreCard, Verdict]:
     """Returns the figures of a conversion and its rivals, and the verdict; a rival without a common site is missing.
 
-    weights: figures of the conversion that need no model, which the gate may look at as well.
+    weights: figures of the conversion that need no model, which the gate may look at as well. Tasks of
+    lm-evaluation-harness are asked where the bench's settings name some.
     """
     lowered = lower_adapter(given.adapter, given.source.weight).adapter
     candidates = {CONVERTED: given.converted, **_rivals(given, lowered)}
     fingerprints = (given.source.base.fingerprint, given.target.base.fingerprint)
-    return score_and_judge(bench, Asked(given.adapter, candidates, (), fingerprints, weights), gate)
+    answered = harness_figures(bench, given.adapter, {CONVERTED: given.converted})
+    exact = {**weights, **answered.get(CONVERTED, {})}
+    card, verdict = score_and_judge(bench, Asked(given.adapter, candidates, (), fingerprints, exact), gate)
+    return with_harness(card, answered), verdict
 
 
 def _rivals(given: Conversion, lowered: Adapter) -> dict[str, Adapter]:

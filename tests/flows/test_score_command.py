@@ -16,9 +16,11 @@ from flows.command_line import app
 from lorax.adapter import Adapter
 from lorax.checkpoint import Checkpoint, open_checkpoint
 from lorax.read import AdapterFiles, read_adapter
+from lorax.scorer import Figure
 from lorax.scorers import SCORERS
 from lorax.weight_scorers import WEIGHT_SCORERS
 from lorax.write import write_adapter
+from tasks import single_score
 from tests.conftest import REPOSITORY
 from tests.stand_ins.tiny_bases import make_adapter, make_base, nudged
 
@@ -124,7 +126,7 @@ def test_the_json_has_every_figure_with_its_interval_beside_those_of_the_rivals(
             assert set(figure) == {"value", "low", "high"}
             assert figure["low"] <= figure["high"]
     assert good["rivals"]["zero"]["divergence_gain"]["value"] == 0
-    assert (good["samples"], good["kind"]) == (8, "language")
+    assert (good["samples"], good["kind"], good["words"]) == (8, "language", ["neutral"])
     assert good["seconds"] > 0
 
 
@@ -324,6 +326,22 @@ def test_paths_in_a_probe_file_are_its_own(tmp_path: Path) -> None:
     assert task.settings.predict == str(tmp_path / "held.txt")
     assert {one.name: one.path for one in task.encoders} == {"eye": str(tmp_path / "eyes"), "far": "hub:a/b@c"}
     assert asked.gate["families"]["sdxl"]["divergence_gain"] == 0.1
+
+
+def test_tasks_of_the_harness_stand_beside_the_figures_and_can_be_held_to_thresholds(
+    monkeypatch: pytest.MonkeyPatch, copied: Path, tmp_path: Path
+) -> None:
+    """The harness itself is tested elsewhere; here it answers .2 for everything."""
+    own, plain = {"harness:spelling": Figure(0.2, 0.1, 0.3)}, {"harness:spelling": Figure(0.4, 0.3, 0.5)}
+    monkeypatch.setattr(single_score, "harness_figures", lambda *_: {"converted": own, "zero": plain})
+    (tmp_path / "probe.toml").write_text(
+        "[probe]\nsamples = 4\nlength = 24\nrounds = 0\n[gate]\ndivergence_gain = -9.0\nmargin_over_random = -9.0\n"
+        '[gate.least]\n"harness:spelling" = 0.5\n'
+    )
+    found = answered(ADAPTER, *BASES, "--converted", copied, "--probe", tmp_path / "probe.toml")
+    assert found["figures"]["harness:spelling"] == {"value": 0.2, "low": 0.1, "high": 0.3}
+    assert found["rivals"]["zero"]["harness:spelling"]["value"] == 0.4
+    assert (found["verdict"], codes(found)) == ("fail", ["gate-figure"])
 
 
 def test_ctrl_c_ends_it_quietly(monkeypatch: pytest.MonkeyPatch, copied: Path, tmp_path: Path) -> None:
