@@ -115,9 +115,10 @@ def _after_the_gate(account: Account) -> Iterator[str]:
     judged, made, settings = account.judgement, account.conversion, account.settings
     score, allowed = _table(settings, "score"), _table(settings, _REFRESH).get("allowed")
     if judged is not None and judged.outcome == "uncertain":
-        samples = account.samples or score.get("samples")
-        now = f" (now {samples})" if samples else ""
-        yield f"score on more samples, which narrows the intervals: samples in [score]{now}"
+        now = ", ".join(f"{name} = {score[name]}" for name in ("samples", "rounds") if name in score)
+        yield "score on more samples, which narrows the intervals: samples or rounds in [score]" + (
+            f" (now {now})" if now else ""
+        )
     if account.standing is None or not account.standing.refreshed:
         switch = "" if allowed else ": allowed = true in [refresh]"
         yield f"let it be learnt from samples of its own{switch}; this carries what no formula does"

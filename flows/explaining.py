@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from catalogs.explain import UNCERTAIN, Account, Ending, account_of
+from catalogs.explain import UNCERTAIN, Account, Ending, Judgement, account_of
 from catalogs.ledger import open_reader
+from catalogs.report_data import Measured
 from flows.advice import advice, reason_codes
 from flows.figure_words import Thresholds, brought, measured_words, percent, span
 from flows.folders import Folders
@@ -38,6 +39,13 @@ _RIVALS: Mapping[str, tuple[str, str]] = {
     "gate-not-better-than-random": ("random", "random numbers of the same size come"),
 }
 """The candidate that a conversion was not good enough beside, and how to speak of it, by reason code."""
+_OPEN: Mapping[str, str] = {
+    "gate-not-better-than-nothing": "that is better than doing nothing",
+    "gate-not-better-than-random": "that is clearly more than random numbers of the same size would do",
+    "gate-worse-than-copy": "that is as good as a plain copy of the old file",
+    "gate-figure": "it meets the threshold on another figure",
+}
+"""What a verdict leaves open, by the code of the threshold in doubt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +147,20 @@ def _by_figures(account: Account, standing: Ending) -> str:
     if gain.value is None:
         return ""
     if account.judgement is not None and account.judgement.outcome == UNCERTAIN:
-        doubt = f"its samples do not decide: {brought(account)}, and that may be {span(gain, percent)}"
-        return doubt if asked is None else f"{doubt}, where {percent(asked)} is asked"
+        return brought(account) + _doubt(account.judgement, gain, asked)
     told = _set_against(account, standing.reason, asked)
     few = standing.reason == "gate-divergence-gain" and (asked is None or gain.value < asked)
     return "" if told is None else brought(account, few=few) + told
+
+
+def _doubt(judgement: Judgement, gain: Measured, asked: float | None) -> str:
+    """Says what the samples leave open; the text of each reason begins with the code of the threshold in doubt."""
+    codes = [text.partition(":")[0] for _, text in judgement.reasons]
+    known = [_OPEN[code] for code in codes if code in _OPEN]
+    if known and "gate-divergence-gain" not in codes:
+        return f", but its samples do not tell whether {known[0]}"
+    wanted = "" if asked is None else f", where {percent(asked)} is asked"
+    return f", but its samples leave {span(gain, percent)} open{wanted}"
 
 
 def _set_against(account: Account, reason: str, asked: float | None) -> str | None:

@@ -17,7 +17,7 @@ MEANINGS: Mapping[str, str] = {
     "effect_cosine": "likeness of its effect to the one on {source} (1 the same direction, 0 nothing in common)",
     "effect_gain": "strength of that effect (1 as strong as on {source})",
     "drift": "change of {target} on neutral prompts, beside the size of its output there (less is better)",
-    "relative_drift": "the same change beside the one that it caused on {source} (1 as large, less is better)",
+    "relative_drift": "change on neutral prompts, beside what it changed on {source} there (1 as much, less is better)",
     "reversion": "how far it turns {target} back into {source} on neutral prompts (0 not at all, 1 wholly)",
     "likeness": "how far pictures go from those of {target} to those that it drew on {source} (1 all the way)",
     "style": "how far the style of pictures goes there (1 all the way)",
@@ -150,8 +150,10 @@ def points(value: float | None) -> str:
 def _other_figures(account: Account, thresholds: Thresholds) -> Iterator[str]:
     made = account.conversion
     names = {"source": made.source if made else "its own base", "target": made.target if made else "the new base"}
-    for name, figure in sorted(account.figures["converted"].items()):
+    found = account.figures["converted"]
+    for name in (*(name for name in MEANINGS if name in found), *sorted(set(found) - set(MEANINGS))):
         if name != LEADING_FIGURE:
+            figure = found[name]
             told = MEANINGS.get(name, name.replace("_", " ")).format(**names)
             held = _held(figure, thresholds.least.get(name), _plain)
             held += _held(figure, thresholds.most.get(name), _plain, at_least=False)

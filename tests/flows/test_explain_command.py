@@ -66,9 +66,8 @@ def ended(state: str, reason: str, **changes: object) -> Account:
         (
             "doubted",
             (
-                "Doubted was not published: its samples do not decide: on samples of its own it brings digits-v2 38 % "
-                "of the way to what it did on digits-v1, and that may be anything from 33 % to 43 %, where 40 % is "
-                "asked."
+                "Doubted was not published: on samples of its own it brings digits-v2 38 % of the way to what it did "
+                "on digits-v1, but its samples leave anything from 33 % to 43 % open, where 40 % is asked."
             ),
         ),
         (
@@ -265,9 +264,33 @@ def test_a_shortage_of_samples_is_told_apart_from_a_shortage_of_gain() -> None:
 
     assert "45 % of the way to what it did on v1, but that may be as little as 38 %, where 40 %" in headline(account)
     assert "met by a part of the interval only" in next(iter(measured_words(account)))
-    doubted = dataclasses.replace(account, judgement=Judgement("uncertain", old.reasons, gate), samples=16)
-    assert advice(doubted)[0] == "score on more samples, which narrows the intervals: samples in [score] (now 16)"
+    doubted = dataclasses.replace(
+        account, judgement=Judgement("uncertain", old.reasons, gate), settings={"score": {"samples": 4}}
+    )
+    assert advice(doubted)[0].endswith("narrows the intervals: samples or rounds in [score] (now samples = 4)")
     assert not any("more samples" in line for line in advice(account))
+
+
+@pytest.mark.parametrize(
+    ("codes", "open_question"),
+    [
+        (["gate-divergence-gain"], "but its samples leave anything from 40 % to 50 % open, where 42 % is asked."),
+        (["gate-worse-than-copy", "gate-divergence-gain"], "anything from 40 % to 50 % open, where 42 % is asked."),
+        (
+            ["gate-worse-than-copy"],
+            "but its samples do not tell whether that is as good as a plain copy of the old file.",
+        ),
+        (["gate-figure"], "but its samples do not tell whether it meets the threshold on another figure."),
+        (["of tomorrow"], "but its samples leave anything from 40 % to 50 % open, where 42 % is asked."),
+    ],
+)
+def test_a_doubt_is_told_by_the_threshold_that_it_is_about(codes: list[str], open_question: str) -> None:
+    reasons_given = tuple(("gate-uncertain", f"{code}: its figure [0.4, 0.5]") for code in codes)
+    judgement = Judgement("uncertain", reasons_given, {"divergence_gain": 0.42})
+    figures = {"converted": {"divergence_gain": Measured(0.45, 0.4, 0.5)}}
+    account = ended(REJECTED, "gate-uncertain", conversion=MOVED, figures=figures, judgement=judgement)
+
+    assert headline(account).endswith(open_question)
 
 
 def test_without_a_verdict_no_threshold_is_known() -> None:
