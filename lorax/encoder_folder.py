@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -98,6 +98,17 @@ class EncoderFolder:
             return loader.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         except _NOT_ONE as problem:
             raise self.refusal(f"its tokenizer does not open ({problem})") from problem
+
+    def holds(self, name: str) -> bool:
+        """Tells whether there is a tensor of this name, without reading it. Raises Stop where a file is broken."""
+        for file in sorted(self.path.glob("*.safetensors")):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    if name in opened.keys():  # noqa: SIM118 - no mapping
+                        return True
+            except (OSError, SafetensorError) as problem:
+                raise self.refusal(f"{file.name} cannot be read ({problem})") from problem
+        return False
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns every tensor of the folder by its own name, float32. Raises Stop where a file is broken."""

@@ -51,12 +51,11 @@ def _open(path: Path, device: str) -> ClipEncoder:
 def _model(folder: EncoderFolder, device: str) -> Any:  # noqa: ANN401 - a CLIPModel
     from transformers import CLIPConfig, CLIPModel
 
-    tensors = folder.tensors()
-    if _OPEN_CLIP not in tensors:
+    if not folder.holds(_OPEN_CLIP):
         return folder.model(CLIPModel, device)
     model = CLIPModel(CLIPConfig(**folder.config()))
     try:
-        named = both_towers(tensors)
+        named = both_towers(folder.tensors())
     except KeyError as missing:
         raise folder.refusal(f"there is no tensor {missing}") from missing
     folder.filled(model, named, part="CLIP")

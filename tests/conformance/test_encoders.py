@@ -128,3 +128,17 @@ def test_a_truncated_file_stops(kind: str, tmp_path: Path) -> None:
 
     with pytest.raises(Stop, match=rf"no {kind} encoder"):
         ENCODERS[kind].open(folder, "cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator on this machine")
+def test_an_accelerator_sees_and_likes_what_a_cpu_does(kind: str, encoder: Encoder, tmp_path: Path) -> None:
+    other = ENCODERS[kind].open(tmp_path / kind, "cuda")
+
+    assert torch.allclose(encoder.pictures(pictures()), other.pictures(pictures()), atol=1e-3)
+    for own, found in (
+        (encoder.words(PROMPTS), other.words(PROMPTS)),
+        (encoder.preferences(pictures(), PROMPTS), other.preferences(pictures(), PROMPTS)),
+    ):
+        assert (own is None) == (found is None)
+        assert own is None or torch.allclose(own, found, atol=1e-2, rtol=1e-2)
