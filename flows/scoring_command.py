@@ -59,6 +59,8 @@ def score(request: Request, *, as_json: bool) -> int:
             f"lorax: {problem} ({problem.reason})", markup=False
         )
         return 1
+    except OSError as problem:
+        raise Stop(f"{problem.filename}: {problem.strerror or problem}") from problem
     (print_json if as_json else print_table)(answer)
     return answer.status
 
