@@ -6,6 +6,7 @@ become pictures; the rest is here.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +25,9 @@ from lorax.running_model import Hook, RunningModel
 States = TypeVar("States")
 """What a kind of model makes of prompts, a row for each of them."""
 
-_POSITIONS = 40 * 64 * 64
-"""Most positions of latents in one batch: forty pictures of 512 x 512 pixels, ten of 1024 x 1024."""
+POSITIONS = 40 * 64 * 64
+"""Most places of latents that a denoiser is given at once where no gradients are asked for: forty pictures of 512 x 512
+pixels, ten of 1024 x 1024."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +44,8 @@ class LatentProbe:
     guidance: float = 1.0
 
     def batches(self, size: int) -> list[slice]:
-        """Returns slices that cover the probe, `size` rows each, fewer where latents are large."""
-        positions = self.latents[0, 0].numel() if len(self.latents) else 1
-        return slices(len(self.prompts), max(1, min(size, _POSITIONS // positions)))
+        """Returns slices that cover the probe, `size` rows each."""
+        return slices(len(self.prompts), size)
 
 
 class PictureModel(RunningModel, Generic[States]):
@@ -98,9 +99,21 @@ class PictureModel(RunningModel, Generic[States]):
     def run(self, probe: Probe, rows: slice) -> Tensor:
         """Returns the denoiser's output (n, features), float32, for noisy latents."""
         shown = cast("LatentProbe", probe)
+        every = range(len(shown.prompts))[rows]
+        if torch.is_grad_enabled() or len(every) <= (most := self._at_once()):
+            return self._outputs(shown, rows)
+        first = every.start
+        parts = [slice(first + part.start, first + part.stop) for part in slices(len(every), most)]
+        return torch.cat([self._outputs(shown, part) for part in parts])
+
+    def _outputs(self, shown: LatentProbe, rows: slice) -> Tensor:
         states = self.encode(shown.prompts[rows])
         output = self.predict(shown.latents[rows], shown.timesteps[rows], states=states, guidance=shown.guidance)
         return output.flatten(1).float()
+
+    def _at_once(self) -> int:
+        """How many latents the denoiser is given at once."""
+        return max(1, POSITIONS // math.prod(self.latent_shape[1:]))
 
     def samples(
         self, prompts: Sequence[str], *, settings: ProbeSettings, seed: int, rows: slice = slice(None)
@@ -172,6 +185,12 @@ class PictureModel(RunningModel, Generic[States]):
     @torch.no_grad()
     def sample(self, prompts: Sequence[str], noise: Tensor, *, steps: int, guidance: float) -> Tensor:
         """Returns clean latents (n, c, ...) drawn from given noise; guidance 1 runs one branch only."""
+        size = max(1, self._at_once() // self.branches(guidance))
+        parts = slices(len(noise), size) or [slice(0, 0)]
+        drawn = [self._drawn(prompts[part], noise[part], steps=steps, guidance=guidance) for part in parts]
+        return torch.cat(drawn)
+
+    def _drawn(self, prompts: Sequence[str], noise: Tensor, *, steps: int, guidance: float) -> Tensor:
         scheduler = self.sampler(steps)
         guided = self.branches(guidance) == 2
         states = self.encode_both(prompts) if guided else self.encode(list(prompts))

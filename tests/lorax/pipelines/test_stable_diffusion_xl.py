@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from lorax import picture_model
 from lorax.adapter import Adapter
 from lorax.checkpoint import open_checkpoint
 from lorax.errors import Stop
 from lorax.load_model import load_model, load_pair
 from lorax.picture_model import PictureModel, noise_for
+from lorax.probe import ProbeSettings
 from tests.stand_ins.tiny_pipelines import PROMPTS, SSD, adapter_for, make_sdxl, merge, predicted
 
 PARTS = ("unet", "text_encoder", "text_encoder_2")
@@ -169,3 +171,27 @@ def test_the_adapter_reaches_every_site_that_it_names(base: tuple[Path, Any]) ->
     adapter: Adapter = adapter_for(base[0], components=PARTS)
     assert {site.component for site in adapter.updates} == set(PARTS)
     assert [site for site in adapter.updates if model.module(site) is None] == []
+
+
+def test_what_is_too_much_at_once_is_done_in_parts(base: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = opened(base[0])
+    settings = ProbeSettings(prompts=PROMPTS, samples=3, timesteps=(100, 700), steps=2, guidance=2.0)
+    prompts = (*PROMPTS, PROMPTS[0])
+    seen: list[int] = []
+
+    def drawn_and_run() -> tuple[torch.Tensor, torch.Tensor]:
+        handle = model.unet.register_forward_pre_hook(lambda _unet, given: seen.append(len(given[0])))  # type: ignore[attr-defined]
+        samples = model.samples(prompts, settings=settings, seed=0)
+        probe = model.look_at(samples, prompts=prompts, settings=settings)
+        with torch.no_grad():
+            found = model.run(probe, slice(1, 6))
+        handle.remove()
+        return samples, found
+
+    whole = drawn_and_run()
+    assert set(seen) == {6, 5}
+    seen.clear()
+    monkeypatch.setattr(picture_model, "POSITIONS", 2 * 8 * 8)
+    parts = drawn_and_run()
+    assert set(seen) == {2, 1}
+    assert all(torch.allclose(one, other, atol=1e-4) for one, other in zip(whole, parts, strict=True))
