@@ -354,3 +354,14 @@ def test_ctrl_c_ends_it_quietly(monkeypatch: pytest.MonkeyPatch, copied: Path, t
     assert run.exit_code == 130
     assert (run.stdout, list(tmp_path.iterdir())) == ("", [])
     assert "Traceback" not in run.stderr
+
+
+def test_a_file_that_gives_way_meanwhile_is_named(monkeypatch: pytest.MonkeyPatch, copied: Path) -> None:
+    def gone(path: Path) -> str:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(scoring_command, "sha256_file", gone)
+    run = ask(ADAPTER, *BASES, "--converted", DIGITS / "catalogue" / "bold.safetensors")
+    assert run.exit_code == 2
+    assert "No such file or directory" in run.stderr
+    assert "adapter_model.safetensors" in run.stderr
