@@ -1,6 +1,6 @@
 """Conversions of every quality, right ones and ones made wrong on purpose, for a gate to be tried on.
 
-One adapter on one base pair gives some fifty: by every method and control, refreshed for a short and a long time,
+One adapter on one base pair gives some thirty: by every method and control, refreshed for a short and a long time,
 mixed with nothing or blown up, and broken in the ways that a conversion can be broken.
 """
 
@@ -27,7 +27,7 @@ from lorax.running_model import RunningModel
 
 METHOD, CONTROL, REFRESHED, SCALED, WRONG = "method", "control", "refreshed", "scaled", "wrong"
 BEST, LEARNT, RENAMED = "auto", "refreshed-much", "copy"
-STEPS = {"language": {"little": 12, "some": 60, "much": 340}, "diffusion": {"little": 8, "some": 40, "much": 160}}
+STEPS = {"language": {"little": 12, "much": 340}, "diffusion": {"little": 8, "much": 160}}
 """Steps of the refreshed ones, by kind of model."""
 SCALES = (0.3, 0.6, 1.4, 2.0)
 TOO_STRONG = 3.0
@@ -95,7 +95,7 @@ def _scaled(sound: Sequence[Made]) -> Iterator[Made]:
 def _wrong(sound: Sequence[Made], neighbour: Sequence[Made]) -> Iterator[Made]:
     others = {made.label: made.adapter for made in neighbour}
     for made in sound:
-        if made.label not in {BEST, LEARNT, RENAMED}:
+        if made.label not in {BEST, LEARNT}:
             continue
         adapter = made.adapter
         yield Made(f"{made.label}, sign flipped", WRONG, scaled(adapter, -1.0))

@@ -2,10 +2,11 @@
 
     OMP_NUM_THREADS=1 python bench/score_cost.py
 
-Processor seconds for one adapter with both bases loaded: all figures of the conversion, with plain copy, random weights
-and doing nothing beside it, one round of samples, at default settings. `first` is the first adapter of a pair, for which
-the neutral probe is drawn; `later` every other one. Sampling is what it is held against: source, source+adapter, target
-and target+conversion each draw eight pictures (as many steps and the same guidance as the probe's) or write 4096 tokens.
+Processor seconds for one adapter with both bases loaded: all figures of the conversion, with plain copy, random
+weights and doing nothing beside it, one round of samples, at default settings. `first` is the first adapter of a pair,
+for which the neutral probe is drawn; `later` every other one. Sampling is what it is held against: source,
+source+adapter, target and target+conversion each draw eight pictures, in as many steps and with the guidance of the
+probe, or write 4096 tokens.
 """
 
 from __future__ import annotations
