@@ -13,6 +13,9 @@ from lorax.encoder import EncoderKind
 from lorax.encoder_folder import EncoderFolder
 from lorax.encoder_pixels import Preparation, read_preparation
 
+_EVEN = (0.5, 0.5, 0.5)
+"""Mean and spread of brightness, by channel, that SigLIP was trained with; both sides are resized and nothing cut."""
+
 
 def _open(path: Path, device: str) -> ClipEncoder:
     from transformers import AutoModel, AutoTokenizer
@@ -24,10 +27,11 @@ def _open(path: Path, device: str) -> ClipEncoder:
         "from transformers import AutoModel; AutoModel.from_pretrained(FOLDER).save_pretrained(OUT)",
     )
     folder.require_weights()
-    folder.require_type({"clip", "siglip"})
+    kind = folder.require_type({"clip", "siglip"})
     model = folder.model(AutoModel, device)
     side = int(model.config.vision_config.image_size)
-    return ClipEncoder(model, folder.tokenizer(AutoTokenizer), read_preparation(folder, Preparation.like_clip(side)))
+    usual = Preparation.like_clip(side) if kind == "clip" else Preparation((side, side), None, _EVEN, _EVEN)
+    return ClipEncoder(model, folder.tokenizer(AutoTokenizer), read_preparation(folder, usual))
 
 
 ENCODER = EncoderKind(

@@ -24,6 +24,7 @@ from tests.stand_ins.tiny_encoders import (
     make_dinov2,
     make_hpsv2,
     make_imagereward,
+    make_siglip,
     preprocessor,
 )
 
@@ -124,6 +125,25 @@ def test_clip_gives_what_transformers_gives_for_its_own_logits(tmp_path: Path) -
     assert words is not None
 
     assert close(encoder.pictures(pictures()) @ words.T * model.logit_scale.exp(), logits)
+
+
+@torch.no_grad()
+def test_clip_gives_the_cosines_of_siglip_on_texts_padded_to_full_length(tmp_path: Path) -> None:
+    model = make_siglip(tmp_path)
+    tokens = CLIPTokenizer.from_pretrained(tmp_path)(
+        PROMPTS, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt"
+    )
+    whole = torch.nn.functional.interpolate(
+        pictures().permute(0, 3, 1, 2).float(), (SIDE, SIDE), mode="bicubic", antialias=True
+    )
+    shown = whole.round().clamp(0, 255) / 127.5 - 1
+    logits = model(pixel_values=shown, input_ids=tokens.input_ids).logits_per_image
+
+    encoder = ENCODERS["clip"].open(tmp_path, "cpu")
+    words = encoder.words(PROMPTS)
+    assert words is not None
+
+    assert close(encoder.pictures(pictures()) @ words.T * model.logit_scale.exp() + model.logit_bias, logits)
 
 
 @pytest.mark.parametrize("registers", [False, True])

@@ -17,6 +17,8 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    SiglipConfig,
+    SiglipModel,
 )
 
 from tests.stand_ins.original_blip import Reward
@@ -74,6 +76,20 @@ def make_clip(folder: Path, *, seed: int = 0) -> CLIPModel:
     model.save_pretrained(folder)
     write_clip_tokenizer(folder)
     write_preprocessor(folder)
+    return model
+
+
+def make_siglip(folder: Path) -> SiglipModel:
+    """Writes a SiglipModel as transformers saves it, without the settings of its image processor."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = SiglipConfig(
+        vision_config={**shape, "image_size": SIDE, "patch_size": 8},
+        text_config={**shape, "vocab_size": WORDS, "max_position_embeddings": LENGTH, "projection_size": 32},
+    )
+    model = SiglipModel(config).eval()
+    model.save_pretrained(folder)
+    write_clip_tokenizer(folder)
     return model
 
 
