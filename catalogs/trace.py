@@ -23,7 +23,7 @@ SHORTEST_ID: Final = 6
 SHOWN_CANDIDATES: Final = 8
 SHOWN_OF_A_REFRESH: Final = (
     *("started_from", "starts", "divergence_gain", "drift", "allowed_drift"),
-    *("steps", "seconds", "out_of_time", "limits", "seed"),
+    *("steps", "seconds", "timed", "out_of_time", "limits", "seed"),
 )
 
 Row = Mapping[str, object]

@@ -59,6 +59,7 @@ class Improved:
             "allowed_drift": found.allowed_drift,
             "steps": found.history[-1].step,
             "seconds": round(found.history[-1].seconds, 1),
+            "timed": found.timed,
             "out_of_time": limit is not None and found.history[-1].seconds >= limit,
             "stopped_by_hand": self.stopped,
             "checks": [asdict(check) for check in found.history],

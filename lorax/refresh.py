@@ -109,7 +109,8 @@ class Refreshed:
     """The best adapter that a refresh came by, all checks, the first of them of the start, and the best one.
 
     starts: divergence gain of every start that there was to choose from; started_from: the name of the chosen one;
-    allowed_drift: that to which the refresh was held.
+    allowed_drift: that to which the refresh was held; timed: whether the clock had a say in how fast or how long was
+    learnt, so that the same input may give other bytes another time.
     """
 
     adapter: Adapter
@@ -118,6 +119,7 @@ class Refreshed:
     starts: Mapping[str, float]
     started_from: str
     allowed_drift: float
+    timed: bool = False
 
     @property
     def start(self) -> Check:
@@ -194,7 +196,7 @@ class _Refresh:
         self._shared, self._progress = shared, progress
         source, target, settings = shared.source, shared.target, shared.settings
         self._allowed = settings.allowed * shared.drift.at_home(adapter) if shared.drift is not None else 0.0
-        self._drift = 0.0
+        self._drift, self._timed = 0.0, False
         self._teacher = Teacher(source, target, adapter, mix=settings.mix)
         self._memory = Memory(settings.memory)
         progress("draw samples", 0, 1)
@@ -237,7 +239,7 @@ class _Refresh:
             if history[-1].gain > best.gain:
                 best, kept = history[-1], self._student.copied()
         self._progress("refresh", steps, steps)
-        return Refreshed(kept, tuple(history), best, self._starts, self._started_from, self._allowed)
+        return Refreshed(kept, tuple(history), best, self._starts, self._started_from, self._allowed, self._timed)
 
     def _trained(self, stop: Callable[[], bool]) -> Iterator[int]:
         """Takes one step after the other and gives their number, from 1, until the budget is spent."""
@@ -245,11 +247,13 @@ class _Refresh:
         optimiser = self._student.optimiser(pace.rate, up_rate=settings.up_rate, text_rate=settings.text_rate)
         began = self._elapsed()
         for step, lesson in enumerate(self._lessons.batches(pace.batch)):
-            spent = self._spent(step, began)
+            spent, share = self._spent(step, began), step / pace.steps
+            warm = (step + 1) / settings.warm_up
+            self._timed |= share < 1 and min(warm, 1 - spent) != min(warm, 1 - share)
             if spent >= 1 or stop():
                 return
             for group in optimiser.param_groups:
-                group["lr"] = group["highest"] * min((step + 1) / settings.warm_up, 1 - spent)
+                group["lr"] = group["highest"] * min(warm, 1 - spent)
             optimiser.zero_grad()
             torch.autograd.backward(self._loss(lesson))
             self._hold(step)

@@ -107,6 +107,7 @@ def test_the_same_input_gives_the_same_bytes(
     done: tuple[Path, Refreshed], steps: Steps, zero: PreparedPlan, tmp_path: Path
 ) -> None:
     (again,) = refreshed(steps, zero, items_of(steps), out=tmp_path)
+    assert not body_of(again)["refresh"]["timed"]
     assert body_of(again)["files"] == body_of(done[1])["files"]
     assert again["conversion_id"] == done[1]["conversion_id"]
 
@@ -114,7 +115,7 @@ def test_the_same_input_gives_the_same_bytes(
 def test_out_of_time_it_stages_the_best_that_there_is(steps: Steps, zero: PreparedPlan, tmp_path: Path) -> None:
     (record,) = refreshed(steps, zero, items_of(steps), out=tmp_path, limits={**LIMITS, "seconds": 1e-6})
     facts = body_of(record)["refresh"]
-    assert (facts["steps"], facts["out_of_time"]) == (0, True)
+    assert (facts["steps"], facts["timed"], facts["out_of_time"]) == (0, True, True)
     assert facts["divergence_gain"]["before"] == facts["divergence_gain"]["after"]
 
 
