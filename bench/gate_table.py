@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from bench.conversions import WRONG
-from lorax.gate import FIGURE
+from lorax.gate import DEFAULTS, FIGURE
 
 GOOD = 0.5
 """R from which on a conversion is worth publishing."""
@@ -100,10 +100,14 @@ def auc(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 def slack(case: Case) -> float:
-    """Returns by how much the lower end of the leading figure, or of what it is held to, clears the gate's defaults."""
-    parts = [case.figures[FIGURE][1] - 0.5, case.margins["copy"][1] + 0.05] if "copy" in case.margins else []
-    missing = case.figures.get("missing", (0.0, 0.0, 0.0))[0]
-    return min([*parts, case.figures[FIGURE][1] - 0.5]) - max(0.0, missing - 0.2)
+    """Returns by how much the gate's defaults are cleared, of all thresholds the least; ends of intervals decide."""
+    limits = DEFAULTS[case.card_kind]
+    parts = [case.figures[FIGURE][1] - limits.divergence_gain]
+    for rival, margin in (("copy", -limits.allowed_under_copy), ("random", limits.margin_over_random), ("zero", 0.0)):
+        if rival in case.margins:
+            parts.append(case.margins[rival][1] - margin)
+    parts += [limit - case.figures[name][2] for name, limit in limits.most.items() if name in case.figures]
+    return min(parts)
 
 
 def bootstrap(cases: Sequence[Case], figure: Callable[[Sequence[Case]], float]) -> tuple[float, float]:
@@ -127,10 +131,28 @@ def false_publish(cases: Sequence[Case]) -> float:
     return sum(not case.good for case in passed) / len(passed) if passed else 0.0
 
 
+def rejected(cases: Sequence[Case]) -> float:
+    """Returns the share of cases that do not pass, uncertain ones among them; 0 without cases."""
+    return sum(case.outcome != "pass" for case in cases) / len(cases) if cases else 0.0
+
+
+def worth(cases: Sequence[Case]) -> list[Case]:
+    """Returns what ought to be published if all were known, wrong ones left out.
+
+    R is at least GOOD, and no further under that of plain copy than the gate allows: else renaming the file is better.
+    """
+    copies = {case.cluster: case.lift for case in cases if case.label == "copy"}
+    allowed = DEFAULTS["diffusion"].allowed_under_copy
+    return [
+        case
+        for case in cases
+        if case.good and case.kind != WRONG and case.lift >= copies.get(case.cluster, -math.inf) - allowed
+    ]
+
+
 def false_reject(cases: Sequence[Case]) -> float:
-    """Returns the share of conversions with R of at least GOOD that do not pass, wrong ones left out."""
-    good = [case for case in cases if case.good and case.kind != WRONG]
-    return sum(case.outcome != "pass" for case in good) / len(good) if good else 0.0
+    """Returns the share of what ought to be published that does not pass."""
+    return rejected(worth(cases))
 
 
 def upper_bound(cases: Sequence[Case]) -> float:
@@ -158,7 +180,19 @@ def kinds(cases: Iterable[Case]) -> list[str]:
 
 
 RANKS = ("figure", "conversions", "Spearman", "95 %", "AUC of R >= .5", "95 %", "Spearman, tuned half")
-GATES = ("pair", "conversions", "R >= .5", "pass", "uncertain", "false publish", "95 %", "false reject", "95 %")
+GATES = (
+    "pair",
+    "conversions",
+    "R >= .5",
+    "worth it",
+    "pass",
+    "uncertain",
+    "false publish",
+    "95 %",
+    "false reject",
+    "95 %",
+    "R >= .5, no pass",
+)
 WRONGS = ("made wrong", "conversions", "pass", "uncertain", "fail", "thresholds missed")
 
 
@@ -178,7 +212,7 @@ def _ranks(own: Sequence[Case]) -> Iterator[tuple[str, ...]]:
     for name in names:
         value = figure_of(name)
         pairs = ranked(fresh, value)
-        if len(pairs) < len(fresh) // 2:
+        if len(pairs) < len(fresh) // 2 or not math.isfinite(spearman(pairs)):
             continue
         sign = -1.0 if spearman(pairs) < 0 else 1.0
         rows.append((-abs(spearman(pairs)), _rank_row(name, fresh, tuned, sign)))
@@ -224,12 +258,14 @@ def _gate_row(name: str, cases: Sequence[Case]) -> tuple[str, ...]:
         name,
         str(len(cases)),
         str(sum(case.good for case in cases)),
+        str(len(worth(cases))),
         str(outcomes["pass"]),
         str(outcomes["uncertain"]),
         f"{wrong:.1%}",
         f"{low:.1%} to {bound:.1%}",
         f"{missed:.1%}",
         " to ".join(f"{end:.1%}" for end in bootstrap(cases, false_reject)),
+        f"{rejected([case for case in cases if case.good and case.kind != WRONG]):.1%}",
     )
 
 

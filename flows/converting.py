@@ -362,7 +362,7 @@ def _tell(result: Conversion, facts: dict[str, Any]) -> None:
         console.print(f"the gains of DoRA were carried at {facts['gains_carried']} sites, and its rank was kept")
     if "divergence_gain" in facts:
         _tell_refresh(console, facts)
-    console.print("Not scored: how much of the effect is left is only known to `lorax migrate`.", markup=False)
+    console.print("Not scored: how much of the effect is left is only known to `lorax score`.", markup=False)
     sys.stdout.write("".join(f"{each['path']}\n" for each in facts["files"]))
 
 

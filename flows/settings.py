@@ -104,7 +104,7 @@ class ScoreTable(Table):
 class EncoderTable(Table):
     """A model that sees pictures as points: figures of likeness, style, diversity and taste come from it."""
 
-    kind: str = Field(description="Kind of encoder: see docs/scoring.md.")
+    kind: str = Field(description="Kind of encoder: see docs/encoders.md.")
     path: str = Field(description="Its folder, or hub:owner/name@revision.")
 
 
@@ -121,7 +121,7 @@ class Thresholds(Table):
 
 
 class GateTable(Thresholds):
-    """What a conversion has to reach; its whole 95 % interval has to. What is not set is docs/scoring.md's default."""
+    """What a conversion has to reach; its whole 95 % interval has to. What is not set is docs/scores.md's default."""
 
     families: dict[str, Thresholds] = Field(
         default_factory=dict, description="Other thresholds for targets of a family: [gate.families.sdxl]."

@@ -117,7 +117,7 @@ def settings_identity(migration: Migration) -> str:
             "plans": plans,
             "dialects": [pair.dialect for pair in migration.pairs],
             "bases": {name: [content_of(base.base), list(base.base.labels)] for name, base in bases.items()},
-            **{table: values[table] for table in ("name", "score", "gate", "policy", "hub")},
+            **{table: values[table] for table in ("name", "score", "encoders", "gate", "policy", "hub")},
             "version": lorax.__version__,
         }
     )

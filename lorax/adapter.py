@@ -192,7 +192,8 @@ class Adapter:
     saved: whole tensors that replace or extend parts of the model (modules_to_save), by name, carried apart;
     dtype: the most common element type of the file; metadata: what may be carried on, private paths left out;
     unmappable: (tensor name, why it has no effect here) for tensors that were left out knowingly;
-    notes: what a reader of the file should know, such as an alpha of 0;
+    notes: what a reader of the file should know, such as an alpha of 0; dataset_words: the commonest words that it was
+    trained with, the commonest first, never written anywhere;
     weights_sha256: sha256 of the bytes after the header, the file's identity.
     """
 
@@ -208,6 +209,7 @@ class Adapter:
     vectors: Mapping[Site, Tensor] = field(default_factory=dict)
     saved: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    dataset_words: tuple[str, ...] = ()
 
     def low_rank(self) -> Mapping[Site, LowRank]:
         """Gives the updates as the factors that methods move. Raises TypeError for a site that was not lowered yet."""

@@ -42,7 +42,7 @@ def collect_statistics(
     """Returns the summed statistics of each target site in `pairs` (target site -> source site)."""
     generator = torch.Generator().manual_seed(0)
     sums: dict[Site, SiteStatistics] = {}
-    batches = probe.batches(batch)
+    batches = probe.batches(min(model.rows_with_gradients(batch) for model in (source, target)))
     for done, rows in enumerate(batches, start=1):
         pulls = partial(source.pulls, probe=probe, rows=rows, count=directions, generator=generator)
         here, chosen = _listen(source, sorted(set(pairs.values())), probe=probe, rows=rows, pulls=pulls)

@@ -22,6 +22,10 @@ Outcome = Literal["pass", "fail", "uncertain"]
 __all__ = ["DEFAULTS", "GATE_REASONS", "GateSettings", "Thresholds", "Verdict", "effective", "judge"]
 
 
+_CODES = {"missing": "gate-missing"}
+"""Codes of figures that have one of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """`outcome`, and (code, text) of every threshold that failed or is in doubt, or of `gate-passed`."""
@@ -100,4 +104,4 @@ def _rules(card: ScoreCard, thresholds: Thresholds) -> Iterator[_Rule]:
             yield _Rule("gate-figure", name, own[name], threshold)
     for name, threshold in thresholds.most.items():
         if name in own:
-            yield _Rule("gate-figure", name, own[name], threshold, at_least=False)
+            yield _Rule(_CODES.get(name, "gate-figure"), name, own[name], threshold, at_least=False)

@@ -73,7 +73,11 @@ class LanguageModel(RunningModel):
         tokens = shown.tokens[rows].to(self.device)
         logits: Tensor = self.model(input_ids=tokens.clamp_min(0), use_cache=False).logits[:, :-1]
         counted = shown.predicted[rows].to(self.device)
-        return torch.log_softmax(logits[counted].float(), dim=-1)
+        return torch.log_softmax(self._spoken(logits[counted]).float(), dim=-1)
+
+    def _spoken(self, logits: Tensor) -> Tensor:
+        """Returns logits without those that pad the last layer: bases of one tokenizer may be padded differently."""
+        return logits[..., : len(self.tokenizer)]
 
     @torch.no_grad()
     def samples(
@@ -112,7 +116,7 @@ class LanguageModel(RunningModel):
             found = self.model(input_ids=fresh.to(self.device), past_key_values=past, use_cache=True)
             past = found.past_key_values
             # Inverse of the cumulative distribution, in float64 on the CPU: every device draws the same text.
-            cumulated = found.logits[:, -1].double().cpu().softmax(-1).cumsum(-1)
+            cumulated = self._spoken(found.logits[:, -1]).double().cpu().softmax(-1).cumsum(-1)
             token = torch.searchsorted(cumulated, chance[:, place : place + 1].contiguous())[:, 0]
             token = token.clamp_max(cumulated.shape[1] - 1)
             texts = torch.cat([texts, torch.where(ended, NOTHING, token)[:, None]], dim=1)

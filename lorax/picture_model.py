@@ -29,6 +29,9 @@ POSITIONS = 40 * 64 * 64
 """Most places of latents that a denoiser is given at once where no gradients are asked for: forty pictures of 512 x 512
 pixels, ten of 1024 x 1024."""
 
+_SMALL = 16 * 16
+"""Positions of a latent of which many can be run with gradients."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatentProbe:
@@ -65,6 +68,10 @@ class PictureModel(RunningModel, Generic[States]):
     @abstractmethod
     def latent_shape(self) -> tuple[int, ...]:
         """Channels, frames where there are several, height and width of one latent."""
+
+    def rows_with_gradients(self, wanted: int) -> int:
+        """Returns as many rows as fill the memory that so many pictures of 128 x 128 pixels take; at least one."""
+        return max(1, min(wanted, wanted * _SMALL // math.prod(self.latent_shape[1:])))
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ from lorax.examine import AdapterFiles, Examination, Module, examine
 from lorax.factors import HALVES, count_non_finite
 from lorax.identify import identify
 from lorax.loaded_file import Allocate, LoadedFile
-from lorax.metadata import carried, trigger_words
+from lorax.metadata import carried, dataset_words, trigger_words
 from lorax.naming import NamedModule
 from lorax.placing import Placed, place, require_known, split_update, vector_site
 from lorax.weight_file import ReadLimits
@@ -102,6 +102,7 @@ def assemble(examination: Examination, base: BaseModel, verdict: BaseVerdict) ->
         vectors=reader.vectors,
         saved=saved,
         notes=tuple(reader.notes),
+        dataset_words=dataset_words(file.metadata),
     )
 
 

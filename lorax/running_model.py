@@ -71,6 +71,10 @@ class RunningModel(ABC):
         The objective is sum(pull * output), for the same pulls in both bases of a pair.
         """
 
+    def rows_with_gradients(self, wanted: int) -> int:
+        """Returns how many rows to run at once where gradients are kept, of so many that are wanted; at least one."""
+        return wanted
+
     @abstractmethod
     def require_comparable(self, other: RunningModel) -> None:
         """Raises Stop where the outputs of the two models do not mean the same things."""

@@ -101,7 +101,8 @@ class ScoreBench:
 
     def words(self, adapter: Adapter, examples: Sequence[str], settings: ProbeSettings | None = None) -> OwnPrompts:
         """Returns one prompt for each sample, in the adapter's own words first."""
-        return own_prompts(adapter, examples, settings or self.settings, pictures=self.draws_pictures)
+        probe, pictures = settings or self.settings, self.draws_pictures
+        return own_prompts(adapter, examples, probe, pictures=pictures, dataset=adapter.dataset_words)
 
     def tally(
         self,

@@ -24,6 +24,7 @@ from lorax.errors import Stop
 from lorax.probe import ProbeSettings
 from lorax.score import ScoreBench
 from lorax.score_settings import ScoreSettings
+from tasks.encoders import encoder_folder
 from tasks.planning import probe_settings
 
 SMALL_BYTES = 256 * 2**20
@@ -101,7 +102,7 @@ def open_encoder(choice: EncoderChoice, device: str) -> Encoder:
     """Returns a loaded encoder, kept for the next shard. Raises lorax.errors.Stop where it does not open."""
     if choice.kind not in ENCODERS:
         raise Stop(f"[encoders.{choice.name}]: there is no kind {choice.kind!r}; known: {', '.join(ENCODERS)}")
-    return ENCODERS[choice.kind].open(Path(choice.path), device)
+    return ENCODERS[choice.kind].open(encoder_folder(choice.path), device)
 
 
 def room_for(folders: tuple[str, str], *, device: str) -> int:

@@ -88,7 +88,7 @@ def test_a_threshold_that_fails_leaves_no_doubt_whatever_others_are() -> None:
         (card(zero=Figure(-0.2, -0.3, -0.1)), "gate-not-better-than-nothing"),
         (card(random=Figure(0.05, 0.0, 0.09)), "gate-not-better-than-random"),
         (card(copy=Figure(-0.1, -0.12, -0.06)), "gate-worse-than-copy"),
-        (card(missing=Figure.exact(0.4)), "gate-figure"),
+        (card(missing=Figure.exact(0.4)), "gate-missing"),
     ],
 )
 def test_each_threshold_fails_with_its_own_code(given: ScoreCard, code: str) -> None:
