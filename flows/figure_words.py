@@ -30,6 +30,8 @@ MEANINGS: Mapping[str, str] = {
     "perplexity": "perplexity on the given text (less is better)",
     "kept_norm": "size of its weights after the conversion (1 as before)",
     "subspace_agreement": "how far its weights point where they did (1 wholly, 0 as by chance)",
+    "unison": "how far its parts pull the same way in {target} (1 as on {source}, about half as by chance)",
+    "divergence": "by how many nats a token what {target} says is off from what it said on {source} (less is better)",
     "homeless": "share of its weights, squared, that has no place in {target}",
     "missing": "share of its weights, squared, that has a place in {target} and was not written there",
     "forecast": "what the plan foresaw of its effect (1 all of it)",

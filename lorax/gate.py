@@ -22,7 +22,7 @@ Outcome = Literal["pass", "fail", "uncertain"]
 __all__ = ["DEFAULTS", "GATE_REASONS", "GateSettings", "Thresholds", "Verdict", "effective", "judge"]
 
 
-_CODES = {"missing": "gate-missing"}
+_CODES = {"missing": "gate-missing", "unison": "gate-unison"}
 """Codes of figures that have one of their own."""
 
 
@@ -101,7 +101,7 @@ def _rules(card: ScoreCard, thresholds: Thresholds) -> Iterator[_Rule]:
             yield _Rule(code, f"divergence gain over that of {rival}", card.margins[rival], margin)
     for name, threshold in thresholds.least.items():
         if name in own:
-            yield _Rule("gate-figure", name, own[name], threshold)
+            yield _Rule(_CODES.get(name, "gate-figure"), name, own[name], threshold)
     for name, threshold in thresholds.most.items():
         if name in own:
             yield _Rule(_CODES.get(name, "gate-figure"), name, own[name], threshold, at_least=False)

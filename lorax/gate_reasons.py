@@ -10,6 +10,7 @@ GATE_REASONS: dict[str, str] = {
     "gate-not-better-than-random": "The conversion is not clearly better than a random update of the same size.",
     "gate-worse-than-copy": "Renaming the file would have served better: plain copy scores higher.",
     "gate-missing": "The conversion lacks a part of the adapter that has a home in the target.",
+    "gate-unison": "The sites do not pull the same way, as if updates lay where they do not belong.",
     "gate-figure": "A figure misses the threshold that the migration sets for it.",
     "gate-uncertain": "The samples that the budget allows do not tell whether every threshold is met.",
 }

@@ -18,7 +18,7 @@ class Thresholds:
     divergence_gain: float
     margin_over_random: float = 0.1
     allowed_under_copy: float = 0.05
-    least: Mapping[str, float] = field(default_factory=dict)
+    least: Mapping[str, float] = field(default_factory=lambda: {"unison": 0.8})
     most: Mapping[str, float] = field(default_factory=lambda: {"missing": 0.2})
 
 
@@ -33,7 +33,7 @@ class GateSettings:
     most: Mapping[str, float] = field(default_factory=dict)
 
 
-DEFAULTS: dict[str, Thresholds] = {"language": Thresholds(0.5), "diffusion": Thresholds(0.5)}
+DEFAULTS: dict[str, Thresholds] = {"language": Thresholds(0.52), "diffusion": Thresholds(0.52)}
 """By kind of model, chosen on one half of the adapters of the examples: docs/scoring.md."""
 
 

@@ -220,10 +220,10 @@ class PictureModel(RunningModel, Generic[States]):
         pixels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu()
 
-    def _hook(self, site: Site, update: Update) -> Hook:
+    def hook_of(self, site: Site, update: Update) -> Hook:
         """Adds an update in float32, whatever the element type of the weights; over frames too, where a module goes."""
         module = self.module(site)
-        add = _adding_over_frames(update, module) if isinstance(module, nn.Conv3d) else super()._hook(site, update)
+        add = _adding_over_frames(update, module) if isinstance(module, nn.Conv3d) else super().hook_of(site, update)
 
         def added(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             found = add(module, (inputs[0].float(),), output.float())

@@ -105,11 +105,12 @@ class RunningModel(ABC):
         if adapter is None:
             yield
             return
-        hooks = {site: self._hook(site, update) for site, update in adapter.updates.items()}
+        hooks = {site: self.hook_of(site, update) for site, update in adapter.updates.items()}
         with self.listening(hooks), self._shifted(adapter.vectors):
             yield
 
-    def _hook(self, site: Site, update: Update) -> Hook:
+    def hook_of(self, site: Site, update: Update) -> Hook:
+        """Returns what adds an update to the output of its site's module."""
         if isinstance(update, LowRank):
             return _adding(update, self.device)
         module = self.module(site)

@@ -27,7 +27,7 @@ from lorax.tensor_memory import Memory
 from lorax.view import Look, Scene, View
 from lorax.views import VIEWS
 
-ZERO = "zero"
+ZERO, RIVALS = "zero", ("copy", "random")
 _MOST_KEPT = 1 << 30
 """Bytes of outputs of plain bases that are remembered."""
 
@@ -124,7 +124,8 @@ class ScoreBench:
             scorers = self._scorers(view)
             for name, look in (self._opened(view, scene) if scorers else {}).items():
                 key = (name, probe.identity(), self.score_settings) if view.shared else None
-                for candidate, terms in self._seen(look, scorers, adapter, candidates, key).items():
+                looked_at = candidates if view.rivals else _without_rivals(candidates)
+                for candidate, terms in self._seen(look, scorers, adapter, looked_at, key).items():
                     suffix = name.removeprefix(view.name)
                     found[candidate] |= {f"{scorer}{suffix}": each for scorer, each in terms.items()}
         return Tally(found)
@@ -222,3 +223,7 @@ class ScoreBench:
                 latents = model.sample(prompts, noise, steps=self.settings.steps, guidance=self.settings.guidance)
             drawn[label] = model.to_images(latents)
         return drawn
+
+
+def _without_rivals(candidates: Mapping[str, Adapter]) -> dict[str, Adapter]:
+    return {name: adapter for name, adapter in candidates.items() if name not in RIVALS}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorax.adapter import Adapter
 from lorax.encoder import Encoder
-from lorax.probe import ProbeSettings
+from lorax.probe import Probe, ProbeSettings
 from lorax.running_model import RunningModel
 from lorax.score_settings import ScoreSettings
 
@@ -34,6 +34,15 @@ class Scene:
     settings: ScoreSettings = field(default_factory=ScoreSettings)
     batch: int = 80
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
+    _drawn: list[Probe] = field(default_factory=list)
+
+    def own_samples(self) -> Probe:
+        """Returns what shows samples of source+adapter's own, for the scene's words; drawn when first asked for."""
+        if not self._drawn:
+            with self.source.patched(self.adapter):
+                samples = self.source.samples(self.words, settings=self.probe, seed=self.probe.seed)
+            self._drawn.append(self.source.look_at(samples, prompts=self.words, settings=self.probe))
+        return self._drawn[0]
 
 
 class Look(ABC):
@@ -65,7 +74,8 @@ class View:
     `open(scene)` gives the looks that it has, by name: usually one under the view's own name, none where it cannot be
     taken (no encoder is configured, the models write no text); pictures give one for each encoder. shared: whether a
     look depends on nothing but bases and settings, so that it serves every adapter, and what the plain bases show in it
-    is kept; once: whether it shows the same inputs for every seed, so that further rounds have nothing new to look at.
+    is kept; once: whether it shows the same inputs for every seed, so that further rounds have nothing new to look at;
+    rivals: whether rivals are looked at too, besides the conversion.
     """
 
     name: str
@@ -73,3 +83,4 @@ class View:
     shared: bool
     open: Callable[[Scene], Mapping[str, Look]]
     once: bool = False
+    rivals: bool = True

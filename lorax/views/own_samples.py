@@ -10,9 +10,7 @@ from lorax.view import Look, Scene, View
 
 def look(scene: Scene) -> Mapping[str, Look]:
     """Draws the samples."""
-    with scene.source.patched(scene.adapter):
-        samples = scene.source.samples(scene.words, settings=scene.probe, seed=scene.probe.seed)
-    probe = scene.source.look_at(samples, prompts=scene.words, settings=scene.probe)
+    probe = scene.own_samples()
     return {VIEW.name: ProbeLook(probe, batch=at_once(scene, probe))}
 
 
