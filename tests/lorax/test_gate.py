@@ -89,6 +89,7 @@ def test_a_threshold_that_fails_leaves_no_doubt_whatever_others_are() -> None:
         (card(random=Figure(0.05, 0.0, 0.09)), "gate-not-better-than-random"),
         (card(copy=Figure(-0.1, -0.12, -0.06)), "gate-worse-than-copy"),
         (card(missing=Figure.exact(0.4)), "gate-missing"),
+        (card(unison=Figure(0.6, 0.5, 0.7)), "gate-unison"),
     ],
 )
 def test_each_threshold_fails_with_its_own_code(given: ScoreCard, code: str) -> None:
@@ -172,6 +173,8 @@ def test_an_unknown_kind_is_held_to_the_strictest_default() -> None:
 
 def test_every_code_is_explained_and_is_no_code_of_the_reader() -> None:
     bad = card(Figure.exact(-1.0), zero=Figure.exact(-1.0), random=Figure.exact(-1.0), copy=Figure.exact(-1.5))
-    shown = [card(), bad, card(Figure.exact(math.nan)), card(missing=Figure.exact(0.9)), card(Figure(0.5, 0.0, 1.0))]
-    assert {code for given in shown for code in codes(given)} == set(GATE_REASONS)
+    lacking = card(missing=Figure.exact(0.9), unison=Figure.exact(0.5))
+    shown = [card(), bad, card(Figure.exact(math.nan)), lacking, card(Figure(0.5, 0.0, 1.0))]
+    of_settings = codes(card(), GateSettings(least={"drift": 9.0}))
+    assert {code for given in shown for code in codes(given)} | set(of_settings) == set(GATE_REASONS)
     assert not set(GATE_REASONS) & set(REASONS)
