@@ -201,8 +201,9 @@ def score_conversions(
     """Scores and judges the items' conversions; returns those that passed. Figures of earlier runs are used again.
 
     goes_on: tells of one that did not pass whether it is left open, for a further stage to settle; probe: another one
-    than the migration's own; remade: conversions that earlier figures are not about.
+    than the migration's own, for what was refreshed; remade: conversions that earlier figures are not about.
     """
+    refreshed = probe is not None
     probe = probe or run.migration.scoring()
     key = score_key(prepared, probe=probe)
     cards = {
@@ -232,7 +233,7 @@ def score_conversions(
         items,
         size=SCORE_SHARD,
         arguments=lambda shard: {
-            "items": [_to_score(item, cards) for item in shard],
+            "items": [_to_score(item, cards, refreshed=refreshed) for item in shard],
             "pair": prepared,
             "bases": base_folders(run.migration),
             "probe": probe,
@@ -245,7 +246,7 @@ def score_conversions(
     return [item for item in items if item.judged is not None and item.judged["passed"]]
 
 
-def _to_score(item: Item, cards: Mapping[str, dict[str, Any]]) -> ScoreItem:
+def _to_score(item: Item, cards: Mapping[str, dict[str, Any]], *, refreshed: bool) -> ScoreItem:
     name = str(item.conversion_id)
     return ScoreItem(
         entry_key=item.key,
@@ -253,6 +254,7 @@ def _to_score(item: Item, cards: Mapping[str, dict[str, Any]]) -> ScoreItem:
         files=item.files,
         conversion_id=name,
         card=cards.get(name),
+        refreshed=refreshed,
     )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import lorax
 from lorax.adapter import Adapter
@@ -23,7 +23,7 @@ from lorax.read import AdapterFiles, read_adapter
 from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
 from lorax.scorer import Figure
-from lorax.weight_figures import weight_figures
+from lorax.weight_figures import plan_matches, weight_figures
 from lorax.weight_file import sha256_file
 from tasks.bases import BaseFolder, candidates, open_base
 from tasks.benches import ScoreTask, pool_of
@@ -47,13 +47,17 @@ class UnreadableConversionError(Exception):
 
 
 class ScoreItem(TypedDict):
-    """A staged conversion, and the source adapter that it came from. `card`: figures of an earlier run, if any."""
+    """A staged conversion, and the source adapter that it came from.
+
+    card: figures of an earlier run, if any; refreshed: whether it has been gone on from what the pair's plan gave.
+    """
 
     entry_key: str
     entry: dict[str, Any]
     files: list[FoundFile]
     conversion_id: str
     card: dict[str, Any] | None
+    refreshed: NotRequired[bool]
 
 
 class Scored(TypedDict):
@@ -173,7 +177,7 @@ def _measure(work: _Work, item: ScoreItem) -> tuple[dict[str, Any], Verdict]:
     examples = tuple(item["entry"].get("prompts") or ())
     with pool_of(work.folders, device()).lent(work.task) as bench:
         answered = harness_figures(bench, adapter, own)
-        exact = {**_exact(work, moved, own["converted"]), **answered.get("converted", {})}
+        exact = {**_exact(work, item, moved, own["converted"]), **answered.get("converted", {})}
         card, verdict = score_and_judge(
             bench, Asked(adapter, {**own, **rivals}, examples, fingerprints, exact), work.gate
         )
@@ -190,10 +194,18 @@ def _measure(work: _Work, item: ScoreItem) -> tuple[dict[str, Any], Verdict]:
     return body, verdict
 
 
-def _exact(work: _Work, adapter: Adapter, converted: Adapter) -> dict[str, Figure]:
-    """Returns the figures that come from weights alone. adapter: lowered."""
+def _exact(work: _Work, item: ScoreItem, adapter: Adapter, converted: Adapter) -> dict[str, Figure]:
+    """Returns the figures that come from weights alone. adapter: lowered. What a plan foresaw is not of a refresh."""
     plan = open_plan(work.pair["plans"][work.pair["method"]]["path"])
-    return weight_figures(adapter, converted, source=work.source, target=work.target_base, plan=plan)
+    made_by = None if item.get("refreshed") else plan
+    return weight_figures(
+        adapter,
+        converted,
+        source=work.source,
+        target=work.target_base,
+        matches=plan_matches(plan),
+        plan=made_by,
+    )
 
 
 def _draw(
