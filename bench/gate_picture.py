@@ -20,6 +20,7 @@ _NAMES = {"language": "texts", "diffusion": "pictures"}
 _BIN = 0.1
 _SIZE = 300
 _AXIS = alt.Axis(tickCount=6, grid=True)
+_STEPS = alt.Scale(domain=[-0.5, 1.05], nice=False)
 
 
 def draw(cases: Sequence[Case], file: Path) -> None:
@@ -37,7 +38,7 @@ def _scatter(cases: Sequence[Case], kind: str) -> Any:  # noqa: ANN401 - altair'
         for case in cases
         if case.card_kind == kind
     ]
-    scale = alt.Scale(domain=[_LOWEST, 1.05])
+    scale = alt.Scale(domain=[_LOWEST, 1.05], nice=False)
     dots = (
         alt.Chart(alt.Data(values=points))
         .mark_circle(size=26, opacity=0.65)
@@ -63,10 +64,10 @@ def _line(axis: str, value: float) -> Any:  # noqa: ANN401
 def _reliability(cases: Sequence[Case], kind: str) -> Any:  # noqa: ANN401
     bins = list(binned([case for case in cases if case.card_kind == kind]))
     base = alt.Chart(alt.Data(values=bins)).encode(
-        x=alt.X("score:Q", title="divergence gain, in steps of .1", scale=alt.Scale(domain=[-0.5, 1.05]), axis=_AXIS)
+        x=alt.X("score:Q", title="divergence gain, in steps of .1", scale=_STEPS, axis=_AXIS)
     )
     share = alt.Y("share:Q", title="share with R of at least .5", scale=alt.Scale(domain=[0, 1]))
-    curve = base.mark_line(point=True, color="#1d6a55").encode(y=share)
+    curve = base.mark_line(point=alt.OverlayMarkDef(color="#1d6a55"), color="#1d6a55").encode(y=share)
     whiskers = base.mark_rule(color="#1d6a55").encode(y=alt.Y("low:Q"), y2="high:Q")
     return (whiskers + curve + _line("x", DEFAULTS[kind].divergence_gain)).properties(
         width=_SIZE, height=_SIZE, title="how often such a conversion is good"

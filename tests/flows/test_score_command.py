@@ -272,7 +272,7 @@ def test_bases_that_do_not_compare_are_not_scored(tiny: tuple[Path, Path, Path, 
 def test_a_file_of_digits_scores_by_a_whole_migration(tmp_path: Path) -> None:
     settings = (DIGITS / "migration.toml").read_text()
     quick = settings.replace("samples = 10", "samples = 3\nrounds = 0").replace("steps = 8", "steps = 2")
-    (tmp_path / "migration.toml").write_text(quick)
+    (tmp_path / "migration.toml").write_text(f"{quick}\n[gate]\ndivergence_gain = 0.4\n")
     bold = DIGITS / "catalogue" / "bold.safetensors"
     bases = ("--source", DIGITS / "bases" / "digits-v1", "--target", DIGITS / "bases" / "digits-v2")
     found = answered(bold, *bases, "--converted", bold, "--probe", tmp_path / "migration.toml")
