@@ -77,7 +77,9 @@ class ScoreTable(Table):
     )
     samples: int = Field(default=16, ge=1, description="Images or texts per probe.")
     timesteps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(100, 300, 500, 700, 900), min_length=1, description="Noise levels at which each image is looked at."
+        default=(100, 300, 500, 700, 900),
+        min_length=1,
+        description="Noise levels at which methods that calibrate look at each image.",
     )
     steps: int = Field(default=12, ge=1, description="DDIM steps per image.")
     guidance: float = Field(default=2.0, ge=0, description="Guidance scale; 1 runs without guidance.")
@@ -85,6 +87,9 @@ class ScoreTable(Table):
     length: int = Field(default=128, ge=2, description="Tokens per text.")
     text: str = Field(
         default="", description="File of neutral text (UTF-8) to take windows of; without, the plain bases write it."
+    )
+    levels: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(50, 150, 300, 500, 750), min_length=1, description="Noise levels that scores look at."
     )
     pictures: int = Field(default=8, ge=0, description="Pictures per model that the encoders look at.")
     predict: str = Field(default="", description="File of text (UTF-8) that language models are to predict.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,16 @@ class ScoreBench:
         words = self.words(adapter, examples)
         return ScoreCard(
             tally.figures(),
-            self.settings.identity(*fingerprints, *words.prompts),
+            self.looking(self.settings).identity(*fingerprints, *words.prompts),
             tally.margins(),
             tally.samples,
             self.source.kind,
             tuple(dict.fromkeys(words.sources)),
         )
+
+    def looking(self, settings: ProbeSettings) -> ProbeSettings:
+        """Returns settings with the noise levels that scores look at; those of methods that calibrate are their own."""
+        return replace(settings, timesteps=self.score_settings.levels)
 
     def words(self, adapter: Adapter, examples: Sequence[str], settings: ProbeSettings | None = None) -> OwnPrompts:
         """Returns one prompt for each sample, in the adapter's own words first."""
@@ -117,7 +122,7 @@ class ScoreBench:
 
         settings: for other samples than those of the bench's own; views: what is looked at.
         """
-        probe = settings or self.settings
+        probe = self.looking(settings or self.settings)
         scene = self._scene(adapter, probe, examples)
         found: dict[str, dict[str, Tensor]] = {name: {} for name in (*candidates, ZERO)}
         for view in (view for view in VIEWS.values() if view.name in views):

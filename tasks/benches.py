@@ -52,10 +52,15 @@ class ScoreTask:
         """Reads the plain values of a migration's `scoring()`."""
         known = {field.name for field in fields(ScoreSettings)}
         chosen = {name: value for name, value in values.items() if name in known}
-        settings = ScoreSettings(**{**chosen, "harness": tuple(chosen.get("harness", ()))})
+        settings = ScoreSettings(**{**chosen, **_tuples(chosen)})
         choices = values.get("encoders", {})
         encoders = tuple(EncoderChoice(name, one["kind"], one["path"]) for name, one in sorted(choices.items()))
         return cls(probe_settings(values), settings, encoders)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of JSON's values that are lists, as tuples."""
+    return {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
 
 
 class BenchPool:

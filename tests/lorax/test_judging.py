@@ -133,7 +133,7 @@ def test_a_bench_goes_on_from_the_samples_that_it_has(real: tuple[ScoreBench, Ad
     bench, adapter = real
     half = replace(adapter, updates={site: adapter.updates[site] for site in sorted(adapter.updates)[::2]})
     once = bench.score(adapter, {"converted": half})
-    edge = GateSettings(once.figures["converted"][LEADING].value, margin_over_random=-9.0, allowed_under_copy=9.0)
+    edge = GateSettings(once.figures["converted"][LEADING].value, least={"unison": 0.0})
 
     card, _ = score_and_judge(bench, Asked(adapter, {"converted": half}), edge)
 
