@@ -181,10 +181,12 @@ def stored(file: Path) -> list[Case]:
 
 
 def store(file: Path, found: Sequence[Case]) -> None:
-    """Writes cases, a line each."""
+    """Writes the tables, which take a while to resample, and the cases, a line each."""
     made_with = {"lorax": __version__, "torch": torch.__version__, "machine": platform.machine()}
     lines = ",\n".join(json.dumps(case.values()) for case in found)
-    file.write_text(f'{{"made_with": {json.dumps(made_with)}, "cases": [\n{lines}\n]}}\n', encoding="utf-8")
+    shown = [{"title": title, "columns": columns, "rows": rows} for title, columns, rows in tables(found)]
+    head = f'"made_with": {json.dumps(made_with)}, "tables": {json.dumps(shown)}'
+    file.write_text(f'{{{head}, "cases": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def main() -> None:

@@ -67,18 +67,15 @@ def _fidelity(stored: Mapping[str, Any]) -> Iterable[str]:
 
 def _gate(stored: Mapping[str, Any]) -> Iterable[str]:
     """The gate bench: its docstring, and its tables as it prints them."""
-    from bench import gate_table
-
     # Read and not imported: the bench itself needs the examples.
     said = ast.get_docstring(ast.parse((REPOSITORY / "bench" / "gate.py").read_text(encoding="utf-8")))
     first, command, *others = (said or "").split("\n\n")
     yield f"## The gate\n\n`{command.strip()}`\n\n" + "\n\n".join([first, *others])
     yield "![Score against true R, and how often a conversion of a score is good](pictures/gate.svg)"
     yield _made_with(stored["made_with"])
-    found = [gate_table.Case.of(values) for values in stored["cases"]]
-    for title, columns, rows in gate_table.tables(found):
-        yield f"### {title}"
-        yield _table(columns, rows)
+    for table in stored["tables"]:
+        yield f"### {table['title']}"
+        yield _table(table["columns"], table["rows"])
 
 
 def _task(cell: Cell) -> str:
