@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from bench.conversions import WRONG
+from bench.shelf import Truth
 from lorax.gate import DEFAULTS, FIGURE
 
 GOOD = 0.5
@@ -23,16 +24,9 @@ Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class Case(Truth):
     """One conversion: what is known of it, what was measured (value, low, high), and the verdict."""
 
-    target: str
-    task: str
-    tuned: bool
-    label: str
-    kind: str
-    lift: float
-    error: float
     outcome: str
     codes: tuple[str, ...]
     samples: int

@@ -71,7 +71,6 @@ class ProbeSource:
 
     name: str
     summary: str
-    depends_on_adapter: bool
     draw: Callable[[RunningModel, RunningModel, Adapter | None, ProbeSettings], Probe]
 
 

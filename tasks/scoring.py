@@ -19,7 +19,7 @@ from lorax.errors import Refused, Unsupported
 from lorax.gate import GateSettings, Verdict, effective, judge
 from lorax.judging import Asked, score_and_judge
 from lorax.lowering import lower_adapter
-from lorax.read import AdapterFiles, read_adapter
+from lorax.read import AdapterFiles
 from lorax.score import ScoreBench
 from lorax.score_card import ScoreCard
 from lorax.scorer import Figure
@@ -36,6 +36,7 @@ from tasks.picture import save_grid
 from tasks.planning import CONTROLS, PreparedPair
 from tasks.plans import open_plan
 from tasks.reading import read_stored
+from tasks.single_score import read_parts
 from tasks.survey import FoundFile
 from tasks.ticks import tick
 
@@ -234,20 +235,14 @@ def _with_words(adapter: Adapter, entry: Mapping[str, Any]) -> Adapter:
 def _read_back(work: _Work, item: ScoreItem) -> Adapter:
     """Returns the conversion as a user of the published file will get it."""
     folder = staged_files(work.conversions, item["conversion_id"])
+    files = [
+        AdapterFiles(weights=path, config=next(path.parent.glob("*.json"), None), name=path.name)
+        for path in sorted(folder.rglob("*.safetensors"))
+    ]
     try:
-        parts = [_read_part(path, work.target_base.base) for path in sorted(folder.rglob("*.safetensors"))]
+        return read_parts(files, work.target_base.base)
     except Refused as problem:
         raise UnreadableConversionError(f"{folder}: what was written cannot be read back: {problem}") from problem
-    updates = {site: update for part in parts for site, update in part.updates.items()}
-    vectors = {site: vector for part in parts for site, vector in part.vectors.items()}
-    return dataclasses.replace(parts[0], updates=updates, vectors=vectors)
-
-
-def _read_part(weights: Path, target: BaseModel) -> Adapter:
-    """Returns the adapter in one file: all of a conversion, but for PEFT's folders of one component each."""
-    config = next(weights.parent.glob("*.json"), None)
-    files = AdapterFiles(weights=weights, config=config, name=weights.name)
-    return read_adapter(files, candidates=[target], labels=(target.name,))
 
 
 def _control(work: _Work, name: str, adapter: Adapter) -> Adapter | None:

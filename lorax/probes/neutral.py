@@ -27,6 +27,4 @@ def draw(source: RunningModel, target: RunningModel, _adapter: Adapter | None, s
     return source.look_at(samples, prompts=prompts, settings=settings)
 
 
-PROBE = ProbeSource(
-    "neutral", "samples drawn by the two plain bases for neutral prompts", depends_on_adapter=False, draw=draw
-)
+PROBE = ProbeSource("neutral", "samples drawn by the two plain bases for neutral prompts", draw=draw)
