@@ -1,7 +1,7 @@
 """relative_drift: how far the conversion moves the target on neutral inputs, in times of what the adapter does at home.
 
-What an adapter does to its own base where it has no business stands for what a native adapter would do to the target:
-on the example of texts, adapters trained on the target drift .9 to 1.2 times as much. Far above 1 is damage.
+What an adapter does to its own base where it has no business stands for what a native adapter would do to the target.
+Far above 1 is damage.
 """
 
 from __future__ import annotations
